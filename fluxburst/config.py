@@ -1,0 +1,223 @@
+"""burst.toml as models. Every error names the table, the key and the fix."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from fluxburst import durations, hostlist
+from fluxburst.errors import ConfigError
+from fluxburst.model import Host
+from fluxburst.provider.protocol import PoolSpec, explain
+
+Duration = Annotated[float, BeforeValidator(durations.parse)]
+"""A Flux Standard Duration in the file, seconds in the model."""
+
+NAME = r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$"
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Lead(Table):
+    """The lead broker, as followers see it."""
+
+    connect: str
+    """The address that followers dial, such as ``tcp://203.0.113.7:30093``."""
+    curve_cert: Path | None = None
+    """The certificate's path on a follower; by default the lead's own ``[bootstrap] curve_cert``."""
+
+    @field_validator("connect")
+    @classmethod
+    def _is_endpoint(cls, value: str) -> str:
+        if not re.fullmatch(r"tcp://(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}|ipc://\S+", value):
+            raise ValueError(f"{value!r} is no ZeroMQ endpoint; write such as 'tcp://203.0.113.7:30093'")
+        return value
+
+
+class Home(Table):
+    """The instance's own nodes."""
+
+    property: str = "home"
+    """In queue mode, the property of the nodes that are always there; `config render` adds it where it is missing."""
+    queue: str = "batch"
+    """The default queue that `config render` makes for a site that has none."""
+
+
+class Batching(Table):
+    """How long the planner waits for more jobs before it decides (the window restarts with each job)."""
+
+    idle: Duration = 0.1
+    max: Duration = 1.0
+
+
+class Limits(Table):
+    nodes: int | None = Field(default=None, ge=0)
+    """No more than so many nodes in all, live, in flight and planned."""
+
+
+class Select(Table):
+    """Who may burst. Empty means everyone, everywhere."""
+
+    users: tuple[int | str, ...] = ()
+    """User ids or names."""
+    queues: tuple[str, ...] = ()
+    max_nodes_per_job: int | None = Field(default=None, ge=1)
+
+
+class Policy(Table):
+    on_node_loss: Literal["leave", "resubmit"] = "leave"
+    max_resubmits: int = Field(default=3, ge=1)
+    cooldown: Duration = 30.0
+    """How long a pool is left alone after a failed launch or boot; doubles with each further failure."""
+    cooldown_max: Duration = 3600.0
+    reconcile_interval: Duration = 300.0
+    """How often each provider's listing is compared with the records while any node lives."""
+
+
+class Pool(Table):
+    """One node shape at one provider, with one range of declared host names."""
+
+    provider: str
+    hosts: str
+    cores: int = Field(ge=1)
+    gpus: int = Field(default=0, ge=0)
+    property: str = ""
+    """The Flux property of its nodes; by default the pool's name."""
+    properties: tuple[str, ...] = ()
+    """Further properties, for jobs that ask for them."""
+    queue: str = ""
+    """In queue mode, the pool's own queue."""
+    usd_per_node_hour: float | None = Field(default=None, ge=0)
+    """The price, where the provider does not know it."""
+    max_nodes: int | None = Field(default=None, ge=0)
+    keep_warm: int = Field(default=0, ge=0)
+    idle_timeout: Duration = 300.0
+    min_lifetime: Duration = 0.0
+    join_timeout: Duration = 600.0
+    stop_timeout: Duration = 60.0
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The provider's own keys for this pool."""
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_hosts(cls, value: str) -> str:
+        for host in hostlist.expand(value):
+            if not hostlist.LABEL.fullmatch(host):
+                raise ValueError(f"host name {host!r} is no RFC 1035 label: letters, digits and '-' only, 63 at most")
+        return value
+
+
+class BurstConfig(Table):
+    """The whole file."""
+
+    cluster: str = Field(pattern=NAME)
+    mode: Literal["queue", "open"] = "queue"
+    state_dir: Path | None = None
+    staging_queue: str = "staging"
+    lead: Lead
+    home: Home = Home()
+    batching: Batching = Batching()
+    limits: Limits = Limits()
+    select: Select = Select()
+    policy: Policy = Policy()
+    pool: dict[str, Pool] = Field(min_length=1)
+    provider: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> BurstConfig:
+        owner: dict[Host, str] = {}
+        queues: dict[str, str] = {}
+        for name, pool in self.pool.items():
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"[pool.{name}]: a pool's name is lower-case letters, digits and '-', 32 at most")
+            for host in hostlist.expand(pool.hosts):
+                if host in owner:
+                    raise ValueError(
+                        f"[pool.{name}] hosts: {host} is already in [pool.{owner[host]}]; give each pool its own range"
+                    )
+                owner[host] = name
+            if self.mode == "queue":
+                queue = self.queue_of(name)
+                if queue in queues:
+                    raise ValueError(
+                        f"[pool.{name}] queue: {queue!r} is already the queue of [pool.{queues[queue]}]; "
+                        "in queue mode each pool has its own"
+                    )
+                if queue == self.staging_queue:
+                    raise ValueError(f"[pool.{name}] queue: {queue!r} is the staging queue; choose another name")
+                queues[queue] = name
+            elif pool.queue:
+                raise ValueError(f'[pool.{name}] queue: has no meaning in open mode; remove it, or set mode = "queue"')
+        return self
+
+    def property_of(self, pool: str) -> str:
+        return self.pool[pool].property or pool
+
+    def queue_of(self, pool: str) -> str:
+        """The pool's queue in queue mode: its ``queue`` key, or its name; empty in open mode."""
+        return "" if self.mode == "open" else self.pool[pool].queue or pool
+
+    def hosts_of(self, pool: str) -> tuple[Host, ...]:
+        return hostlist.expand(self.pool[pool].hosts)
+
+    def pool_queues(self) -> dict[str, str]:
+        """Queue to pool, in queue mode; empty in open mode."""
+        return {self.queue_of(name): name for name in self.pool} if self.mode == "queue" else {}
+
+    def specs(self, provider: str) -> dict[str, PoolSpec]:
+        """The pools of one provider, as its plugin sees them."""
+        return {
+            name: PoolSpec(
+                name=name,
+                hosts=self.hosts_of(name),
+                cores=pool.cores,
+                gpus=pool.gpus,
+                usd_per_node_hour=pool.usd_per_node_hour,
+                options=pool.options,
+            )
+            for name, pool in self.pool.items()
+            if pool.provider == provider
+        }
+
+    def state_path(self) -> Path:
+        """``state_dir``, or ``fluxburst/CLUSTER`` below $XDG_STATE_HOME or ~/.local/state."""
+        if self.state_dir is not None:
+            return self.state_dir
+        base = os.environ.get("XDG_STATE_HOME")
+        return (Path(base) if base else Path.home() / ".local" / "state") / "fluxburst" / self.cluster
+
+
+def parse(text: str, where: str = "burst.toml") -> BurstConfig:
+    """Read the text of a burst.toml.
+
+    Raises:
+        ConfigError: with one line for each thing that is wrong, ``where`` in front.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where}: not TOML: {error}") from None
+    try:
+        return BurstConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {line}" for line in explain(error).splitlines())) from None
+
+
+def load(path: Path) -> BurstConfig:
+    """Read a burst.toml.
+
+    Raises:
+        ConfigError: the file cannot be read or is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; name another with --config") from None
+    return parse(text, str(path))

@@ -1,0 +1,101 @@
+"""The interface between fluxburst and a provider of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from fluxburst.errors import ConfigError
+from fluxburst.model import Demand, Finding, Host, NodeId, NodeReport, Offer, Order, Refusal, Shrink
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """One ``[pool.NAME]`` table as its provider sees it. ``options`` is the free table ``[pool.NAME.options]``."""
+
+    name: str
+    hosts: tuple[Host, ...]
+    cores: int
+    gpus: int = 0
+    usd_per_node_hour: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderContext:
+    """What a provider is built from.
+
+    ``name`` is the table's name in burst.toml, ``options`` the rest of ``[provider.NAME]``. ``state_dir`` is a
+    directory of the provider's own, mode 0700, that outlives the service.
+    """
+
+    name: str
+    cluster: str
+    options: Mapping[str, Any]
+    pools: Mapping[str, PoolSpec]
+    state_dir: Path
+
+
+class Provider(Protocol):
+    """Blocking, thread-safe, eventually consistent. Every call may raise a :class:`~fluxburst.errors.ProviderError`.
+
+    Any other exception counts as :class:`~fluxburst.errors.ProviderUnavailable`: outcome unknown.
+    """
+
+    shrink: Shrink
+    """How nodes can be given back: any node, the tail of an order only, or a whole order at once."""
+
+    def check(self) -> Sequence[Finding]:
+        """Credentials, quota, image, reachability. Changes nothing, buys nothing."""
+
+    def offers(self, demand: Demand) -> Sequence[Offer | Refusal]:
+        """What could be started for this demand, on the provider's own terms: one answer or more for each pool."""
+
+    def launch(self, order: Order, /) -> None:
+        """Start the order's hosts. Returns when the provider has accepted it; the same ``request_id`` twice buys once."""
+
+    def list_nodes(self) -> Sequence[NodeReport]:
+        """Every machine of this provider tagged with this cluster. Raises rather than return a part of them."""
+
+    def release(self, node_ids: Collection[NodeId], /) -> None:
+        """Give machines back. Unknown ids are fine; it is repeated until they are no longer listed."""
+
+    def close(self) -> None:
+        """Let go of connections and threads. Nodes stay."""
+
+
+ProviderFactory = Callable[[ProviderContext], Provider]
+"""Builds a provider; raises :class:`~fluxburst.errors.ConfigError` when its tables are wrong. Talks to no one yet."""
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def options(model: type[_Model], table: Mapping[str, Any], where: str) -> _Model:
+    """Read a table of burst.toml into a pydantic model; errors name ``where`` and the key.
+
+    Raises:
+        ConfigError: with one line for each wrong key.
+    """
+    try:
+        return model.model_validate(dict(table))
+    except ValidationError as error:
+        raise ConfigError(explain(error, where)) from None
+
+
+def explain(error: ValidationError, where: str = "") -> str:
+    """One line for each thing that pydantic found wrong: ``[table] key: what``."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place = [str(part) for part in item["loc"]]
+        table, key = ".".join([where, *place[:-1]] if where else place[:-1]), place[-1] if place else ""
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; remove it or mend its spelling"
+        elif item["type"] == "missing":
+            message = "is required"
+        lines.append(f"[{table}] {key}: {message}" if table else f"{key}: {message}")
+    return "\n".join(lines)
