@@ -7,7 +7,7 @@ durations are seconds (``_s``); money is US dollars (``_usd``). Host names are s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NewType
 
@@ -86,7 +86,7 @@ class Offer:
 
     ``usd_per_node_hour`` is None when the price is not known (never 0 for unknown; 0.0 means free of charge).
     ``join_s`` is the provider's guess of the time from launch to a broker that is up. ``nodes_left`` is None when
-    the provider sets no limit of its own. ``valid_until_at`` bounds how long the answer may be used.
+    the provider sets no limit of its own.
     """
 
     pool: str
@@ -235,8 +235,19 @@ class NodeRecord:
     joined_at: float | None = None
     stopped_at: float | None = None
     usd_per_node_hour: float | None = None
-    offer: Mapping[str, Any] = field(default_factory=dict)
     version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class OrderRecord:
+    """What the store knows of one order: enough to repeat it with the same request id, and for whom it was made."""
+
+    request_id: RequestId
+    pool: str
+    hosts: tuple[Host, ...]
+    offer: Offer
+    created_at: float
+    job_ids: tuple[JobId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

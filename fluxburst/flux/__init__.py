@@ -1,1 +1,1 @@
-"""Everything about Flux. The only room whose modules import ``flux``, and those do it only when an instance is opened."""
+"""Everything about Flux: the only room that imports ``flux``, and that only when an instance is opened."""

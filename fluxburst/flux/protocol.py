@@ -19,7 +19,8 @@ from fluxburst.model import Host, HostShare, InstanceFacts, JobId
 class JobEvent:
     """One event of one job's event log (RFC 18, RFC 21), as the job manager's journal gives it.
 
-    ``jobspec`` comes with ``submit``: as ingested, frobnicators applied, before any ``jobspec-update``.
+    ``jobspec`` comes with ``submit``: as ingested, frobnicators applied, without the environment. Live, it is as before
+    any ``jobspec-update``; in the past that comes first it has them applied already, as the journal sends it.
     ``allocation`` comes with ``alloc``: one share for each host.
     """
 
@@ -64,6 +65,7 @@ InstanceEvent = JobEvent | ResourceEvent | CaughtUp | ConnectionLost
 
 JOB_EVENTS = (
     "submit",
+    "invalidate",
     "depend",
     "priority",
     "urgency",
@@ -76,7 +78,11 @@ JOB_EVENTS = (
     "memo",
     "jobspec-update",
 )
-"""The job events that are delivered, and no others. ``depend`` means that all dependencies are met."""
+"""The job events that are delivered, and no others.
+
+``depend`` means that all dependencies are met. ``invalidate`` follows ``submit`` at once when the job manager refuses
+the job after all, such as for a dependency on an unknown job; nothing comes after it, not even ``clean`` (RFC 21).
+"""
 
 
 class Timer(Protocol):
@@ -125,6 +131,9 @@ class Instance(Protocol):
 
     def submit(self, jobspec: Mapping[str, Any], *, urgency: int = 16) -> Future[JobId]:
         """Submit a jobspec as the instance owner, through the ordinary ingest with its frobnicators."""
+
+    def jobspec(self, job_id: JobId) -> Future[Mapping[str, Any]]:
+        """A job's whole jobspec as submitted, environment included (the journal's lacks it); inactive jobs too."""
 
     def drain(self, hosts: Collection[Host], reason: str) -> Future[None]:
         """Drain hosts; one that is drained already keeps its state and gets the new reason."""

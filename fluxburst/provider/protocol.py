@@ -56,7 +56,7 @@ class Provider(Protocol):
         """What could be started for this demand, on the provider's own terms: one answer or more for each pool."""
 
     def launch(self, order: Order, /) -> None:
-        """Start the order's hosts. Returns when the provider has accepted it; the same ``request_id`` twice buys once."""
+        """Start the order's hosts; returns when the provider accepted it. The same ``request_id`` twice buys once."""
 
     def list_nodes(self) -> Sequence[NodeReport]:
         """Every machine of this provider tagged with this cluster. Raises rather than return a part of them."""

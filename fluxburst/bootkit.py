@@ -1,0 +1,141 @@
+"""What a machine needs to become a follower: its Flux configuration and, where a launcher runs a script, that script.
+
+Pure: nothing here talks to Flux or reads a file. A follower's configuration is the lead's own with rank 0's ``connect``
+address and the certificate's path replaced, as flux-config-bootstrap(5) asks for equal ``hosts`` on all brokers.
+"""
+
+from __future__ import annotations
+
+import copy
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tomli_w
+
+from fluxburst import hostlist
+from fluxburst.config import BurstConfig
+from fluxburst.errors import ConfigError
+from fluxburst.model import BootMaterial, Secret
+
+RETRY_DELAY_S = 5
+"""Seconds between a follower broker's failure and its next start."""
+
+
+def follower_config(live: Mapping[str, Any], config: BurstConfig) -> dict[str, Any]:
+    """The follower's Flux configuration, made from the lead's.
+
+    ``live`` is the lead's configuration as the RPC ``config.get`` or its TOML files give it; it is not changed.
+
+    Raises:
+        ConfigError: ``live`` has no ``[bootstrap]`` hosts or no certificate.
+    """
+    follower = copy.deepcopy(dict(live))
+    bootstrap = follower.get("bootstrap", {})
+    entries = bootstrap.get("hosts")
+    if not entries:
+        raise ConfigError(
+            "[bootstrap] hosts: the lead's Flux configuration has none; write it with `flux burst config render`"
+        )
+    certificate = config.lead.curve_cert or bootstrap.get("curve_cert")
+    if not certificate:
+        raise ConfigError(
+            "[bootstrap] curve_cert: the lead's Flux configuration names no certificate; "
+            "make one with `flux keygen PATH`, set curve_cert = PATH and restart the lead"
+        )
+    bootstrap["curve_cert"] = str(certificate)
+    lead = hostlist.expand(entries[0]["host"])[0]
+    if entries[0]["host"] == lead:
+        entries[0]["connect"] = config.lead.connect
+    else:
+        # Flux merges entries of one host, and the first that has a key wins: rank 0 keeps its place in the list.
+        entries.insert(0, {"host": lead, "connect": config.lead.connect})
+    return follower
+
+
+def boot_material(live: Mapping[str, Any], config: BurstConfig, certificate: Secret | None = None) -> BootMaterial:
+    """What goes with an order. ``certificate`` is passed through, for providers that carry the bytes themselves.
+
+    Raises:
+        ConfigError: see :func:`follower_config`.
+    """
+    follower = follower_config(live, config)
+    return BootMaterial(
+        config_toml=tomli_w.dumps(follower),
+        curve_cert_path=follower["bootstrap"]["curve_cert"],
+        curve_cert=certificate,
+    )
+
+
+_SCRIPT = """\
+#!/bin/sh
+# Runs the follower broker of one host until it has been asked to go (exit status 0, or a signal to this script).
+set -u
+umask 077
+if [ "${{{index}:-}}" = "" ]; then
+    echo "{index} is not set: start this script as a task of the launcher that sets it" >&2
+    exit 2
+fi
+index=${index}
+set -- {hosts}
+if [ "$index" -ge "$#" ]; then
+    echo "task $index has no host: only $# are ordered" >&2
+    exit 2
+fi
+shift "$index"
+host=$1
+
+# An outer Flux or Slurm job must not be taken for this broker's own parent.
+unset FLUX_URI FLUX_KVS_NAMESPACE FLUX_JOB_ID_PATH FLUX_PMI_CLIENT_METHODS PMI_FD PMI_RANK PMI_SIZE PMI_SPAWNED
+
+mkdir -p {work_dir}/"$host" && cd {work_dir}/"$host" || exit 2
+
+asked=
+child=
+trap 'asked=1; [ "$child" = "" ] || kill -TERM "$child"' TERM INT HUP
+left={retries}
+while [ "$asked" = "" ]; do
+    {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>broker.log 2>&1 &
+    child=$!
+    [ "$asked" = "" ] || kill -TERM "$child"
+    wait "$child"
+    status=$?
+    if [ "$asked" = "1" ]; then
+        # The signal cut the first wait short; this one is for the broker's end.
+        wait "$child"
+        exit 0
+    fi
+    [ "$status" -ne 0 ] || exit 0
+    [ "$left" -gt 0 ] || exit "$status"
+    left=$((left - 1))
+    sleep {delay} &
+    child=$!
+    wait "$child"
+done
+exit 0
+"""
+
+
+def boot_script(
+    flux: str, config_dir: str, hosts: Sequence[str], index_variable: str, work_dir: str, retries: int = 3
+) -> str:
+    """A POSIX shell script that runs one host's follower broker, for launchers that run a command on each node.
+
+    ``flux`` is the Flux executable's path and ``config_dir`` the follower's configuration (directory or file), both as
+    the node sees them. The task's host is ``hosts[$index_variable]``: ``FLUX_TASK_RANK`` in a Flux job,
+    ``SLURM_PROCID`` in a Slurm job. The broker's output goes to ``work_dir/HOST/broker.log``; its run directory is
+    Flux's own, below ``TMPDIR``, as a work directory may be on a file system without sockets.
+
+    The script exits 0 as soon as the broker does (asked to go); any other end is tried again, ``retries`` times in
+    all, and then is the script's own status. SIGTERM, SIGINT and SIGHUP stop the broker in good order. Status 2 means
+    that the script was started wrongly.
+    """
+    return _SCRIPT.format(
+        flux=shlex.quote(flux),
+        config_dir=shlex.quote(config_dir),
+        hosts=shlex.join(hosts),
+        index=index_variable,
+        work_dir=shlex.quote(work_dir),
+        retries=retries,
+        delay=RETRY_DELAY_S,
+    )

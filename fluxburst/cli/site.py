@@ -1,0 +1,132 @@
+"""The commands that look after the site's files: config render, check."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from fluxburst import config as configuration
+from fluxburst.cli.common import config_option, print_json
+from fluxburst.config import BurstConfig
+from fluxburst.errors import FluxburstError, InstanceError
+from fluxburst.model import Finding, Severity
+
+_MARKS = {Severity.OK: ("ok", "green"), Severity.WARNING: ("warning", "yellow"), Severity.ERROR: ("error", "red")}
+
+
+@click.group()
+def config() -> None:
+    """Make the Flux configuration of lead and followers."""
+
+
+@config.command()
+@config_option
+@click.option(
+    "--site",
+    type=click.Path(path_type=Path, exists=True),
+    default=Path("/etc/flux/system/conf.d"),
+    show_default=True,
+    help="The site's own Flux configuration: a TOML file or a directory of them.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Where to write lead.d/flux.toml, follower.d/flux.toml and burst-frobnicator.py.",
+)
+def render(config_path: Path, site: Path, output: Path) -> None:
+    """Write the Flux configuration with every host declared that may ever burst."""
+    from fluxburst.flux import render as rendering
+
+    frobnicator = output.absolute() / "burst-frobnicator.py"
+    rendered = rendering.render(configuration.load(config_path), rendering.load_site(site), frobnicator=frobnicator)
+    source = Path(rendering.__file__).with_name("frobnicator.py")
+    for path, text in (
+        (frobnicator, source.read_text(encoding="utf-8")),
+        (output / "lead.d" / "flux.toml", rendered.lead_toml()),
+        (output / "follower.d" / "flux.toml", rendered.follower_toml()),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        click.echo(f"wrote {path}")
+
+
+@click.command()
+@config_option
+@click.option("--uri", default=None, help="The instance to look at; by default the enclosing one (FLUX_URI).")
+@click.option(
+    "--files",
+    type=click.Path(path_type=Path, exists=True),
+    default=None,
+    help="Look at these Flux TOML files (or directory) instead of a running instance.",
+)
+@click.option("--providers/--no-providers", "ask_providers", default=True, help="Ask the providers, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(config_path: Path, uri: str | None, files: Path | None, ask_providers: bool, as_json: bool) -> None:
+    """Tell what is fit for bursting and what is not, with the fix. Exit 1 if anything is an error."""
+    burst = configuration.load(config_path)
+    findings = [*_flux(burst, uri, files), *(_providers(burst) if ask_providers else ())]
+    if as_json:
+        print_json({"findings": [vars_of(finding) for finding in findings]})
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        for finding in findings:
+            word, style = _MARKS[finding.severity]
+            fix = f"; fix: {finding.fix}" if finding.fix else ""
+            console.print(Text(f"{word:8}", style=style) + Text(f"{finding.subject}: {finding.message}{fix}"))
+    if any(finding.severity is Severity.ERROR for finding in findings):
+        sys.exit(1)
+
+
+def vars_of(finding: Finding) -> dict[str, str]:
+    return {
+        "subject": finding.subject,
+        "severity": str(finding.severity),
+        "message": finding.message,
+        "fix": finding.fix,
+    }
+
+
+def _flux(burst: BurstConfig, uri: str | None, files: Path | None) -> Iterator[Finding]:
+    from fluxburst.flux import bindings, render
+    from fluxburst.flux import check as checks
+
+    if files is not None:
+        yield from checks.check(burst, checks.from_files(render.load_site(files)))
+        return
+    flux = bindings.load()
+    try:
+        handle = flux.Flux(uri) if uri else flux.Flux()
+    except OSError as error:
+        where = uri or os.environ.get("FLUX_URI", "the enclosing instance")
+        raise InstanceError(
+            f"{where}: {error.strerror}; run this inside the instance, or name it with --uri"
+        ) from error
+    yield from checks.check(burst, checks.snapshot(handle))
+
+
+def _providers(burst: BurstConfig) -> Iterator[Finding]:
+    from fluxburst.provider.discovery import Plugins
+    from fluxburst.provider.manager import Providers
+
+    plugins = Plugins()
+    for report in plugins.reports:
+        if report.error:
+            yield Finding(f"plugin {report.name}", Severity.WARNING, f"skipped: {report.error}", "mend or remove it")
+    try:
+        providers = Providers(burst, plugins)
+    except FluxburstError as error:
+        yield Finding("providers", Severity.ERROR, str(error), "mend burst.toml")
+        return
+    try:
+        for name, findings in providers.check().items():
+            for finding in findings:
+                yield Finding(f"{name}: {finding.subject}", finding.severity, finding.message, finding.fix)
+    finally:
+        providers.close()

@@ -1,0 +1,125 @@
+"""What the controller wants done outside, as data. Each is tried again by looking at the world, never by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fluxburst.model import Demand, Host, JobId, NodeId, Order
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    provider: str
+    order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    provider: str
+    node_ids: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListNodes:
+    provider: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    provider: str
+    demand: Demand
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    job_id: JobId
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memo:
+    job_id: JobId
+    burst: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    host: Host
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Undrain:
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
+class CheckAllocated:
+    """Ask the scheduler which hosts are allocated: the second look before brokers are stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopBrokers:
+    hosts: tuple[Host, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetQueue:
+    queue: str
+    started: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Resubmit:
+    """Submit a lost job's jobspec again, marked as ``attributes.user.fluxburst.resubmit_of``."""
+
+    job_id: JobId
+    urgency: int
+
+
+Effect = (
+    Launch
+    | Release
+    | ListNodes
+    | Ask
+    | Move
+    | Memo
+    | Drain
+    | Undrain
+    | CheckAllocated
+    | StopBrokers
+    | SetQueue
+    | Resubmit
+)
+
+
+def key(effect: Effect) -> tuple[object, ...]:
+    """Two effects of one key are never under way at once."""
+    match effect:
+        case Launch(_, order):
+            return (Launch, order.request_id)
+        case Release(provider, _) | ListNodes(provider):
+            return (type(effect), provider)
+        case Ask(provider, demand):
+            return (Ask, provider, demand)
+        case Move(job_id) | Memo(job_id) | Resubmit(job_id):
+            return (type(effect), job_id)
+        case Drain(host) | Undrain(host):
+            return (Drain, host)
+        case SetQueue(queue):
+            return (SetQueue, queue)
+        case CheckAllocated() | StopBrokers():
+            return (type(effect),)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An effect's outcome: ``result`` when ``error`` is None. ``begun_at`` is when the effect was let go."""
+
+    effect: Effect
+    begun_at: float
+    at: float
+    result: Any = None
+    error: BaseException | None = None

@@ -1,0 +1,109 @@
+"""Compare each provider's listing with the records, both ways."""
+
+from __future__ import annotations
+
+from fluxburst.controller.effects import ListNodes, Release
+from fluxburst.controller.join import fail
+from fluxburst.controller.world import Listing, Node, Tick, World
+from fluxburst.model import NodePhase, NodeRecord, NodeReport
+from fluxburst.states import COMING, NodeState, Why
+
+POLL_LEAST_S = 1.0
+POLL_MOST_S = 15.0
+ORPHAN_PAUSE_S = 10.0
+
+
+def stage(world: World, tick: Tick) -> None:
+    for provider in world.shrink:
+        listing = world.listings.get(provider)
+        if listing is None:
+            tick.do(ListNodes(provider))
+            continue
+        if listing.begun_at > world.compared_at.get(provider, float("-inf")):
+            world.compared_at[provider] = listing.begun_at
+            _compare(world, tick, provider, listing)
+        if tick.at(_next_listing_at(world, tick, provider, listing)):
+            tick.do(ListNodes(provider))
+
+
+def _next_listing_at(world: World, tick: Tick, provider: str, listing: Listing) -> float | None:
+    """None while nothing lives: in the steady state nothing is polled."""
+    mine = [node for node in world.nodes.values() if node.record.provider == provider]
+    times = []
+    coming = [node.record.planned_at for node in mine if node.record.state in COMING]
+    if coming:
+        # early failures show early; a boot that takes minutes is asked after less often
+        times.append(listing.at + min(max((tick.now - min(coming)) / 4, POLL_LEAST_S), POLL_MOST_S))
+    if mine:
+        times.append(listing.at + world.config.policy.reconcile_interval)
+    if provider in world.orphans_seen_at:
+        times.append(world.orphans_seen_at[provider] + ORPHAN_PAUSE_S)
+    return min(times, default=None)
+
+
+def _compare(world: World, tick: Tick, provider: str, listing: Listing) -> None:
+    orphans: list[NodeReport] = []
+    listed: set[tuple[str, str]] = set()
+    for report in listing.nodes:
+        listed.add((report.request_id, report.host))
+        node = world.nodes.get(report.host)
+        if node is not None and node.record.request_id == report.request_id:
+            _seen(world, tick, node, report)
+        elif not _adopt(world, tick, provider, report):
+            orphans.append(report)
+    for node in list(world.nodes.values()):
+        record = node.record
+        if (
+            record.provider == provider
+            and record.state is NodeState.BOOTING
+            and record.changed_at < listing.begun_at
+            and (record.request_id, record.host) not in listed
+        ):
+            tick.change(node, NodeState.RELEASING, f"{Why.LOST}: {provider} no longer lists it")
+    world.orphans_seen_at.pop(provider, None)
+    if orphans:
+        world.orphans_seen_at[provider] = tick.now
+        for report in orphans:
+            world.store.log(
+                tick.now, f"node/{report.host}", "orphan", node_id=report.node_id, request_id=report.request_id
+            )
+        tick.do(Release(provider, tuple(report.node_id for report in orphans)))
+
+
+def _seen(world: World, tick: Tick, node: Node, report: NodeReport) -> None:
+    record = node.record
+    if report.phase is NodePhase.FAILED and record.state in COMING:
+        if record.node_id is None:
+            tick.note(node, node_id=report.node_id)
+        fail(world, tick, node, Why.BOOT_FAILED, report.detail or "the provider gave no reason")
+    elif record.state in (NodeState.PLANNED, NodeState.ORDERED):
+        tick.change(node, NodeState.BOOTING, f"{record.provider} runs it", node_id=report.node_id)
+    elif record.node_id is None:
+        tick.note(node, node_id=report.node_id)
+
+
+def _adopt(world: World, tick: Tick, provider: str, report: NodeReport) -> bool:
+    """Take over a machine that carries our tags and that no record knows: the store was lost, the machine was not.
+
+    One of an order that this store made is not taken over: its record is gone, so it should be too.
+    """
+    pool = world.pool_of.get(report.host)
+    known = report.request_id in world.orders or world.store.order(report.request_id) is not None
+    if known or pool is None or pool != report.pool or report.host in world.nodes:
+        return False
+    if world.config.pool[pool].provider != provider:
+        return False
+    tick.create(
+        NodeRecord(
+            host=report.host,
+            pool=pool,
+            provider=provider,
+            request_id=report.request_id,
+            state=NodeState.BOOTING,
+            reason="adopted: the provider lists it and no record knew it",
+            changed_at=tick.now,
+            planned_at=tick.now,
+            node_id=report.node_id,
+        )
+    )
+    return True

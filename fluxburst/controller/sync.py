@@ -1,0 +1,304 @@
+"""Record the world first: events from Flux and the outcomes of effects. Decides nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fluxburst import jobspec
+from fluxburst.controller import effects as fx
+from fluxburst.controller.world import Hold, Job, Listing, Tick, World
+from fluxburst.errors import (
+    FluxburstError,
+    InstanceError,
+    InvalidOrder,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+)
+from fluxburst.flux.protocol import CaughtUp, JobEvent, ResourceEvent
+from fluxburst.model import Host, JobId, Refusal
+from fluxburst.select import candidate, is_burstable
+from fluxburst.states import COMING, NodeState, Why
+
+RETRY_FIRST_S = 1.0
+RETRY_MOST_S = 60.0
+
+Choose = Callable[[Mapping[str, Any]], bool | str | None]
+
+
+def apply(world: World, tick: Tick, event: JobEvent | ResourceEvent | CaughtUp | fx.Done, choose: Choose) -> None:
+    match event:
+        case JobEvent():
+            _job_event(world, tick, event, choose)
+        case ResourceEvent():
+            _resource_event(world, event)
+        case CaughtUp():
+            world.caught_up = True
+            world.plan_due = True
+        case fx.Done():
+            _done(world, tick, event)
+
+
+def _job_event(world: World, tick: Tick, event: JobEvent, choose: Choose) -> None:
+    if event.name == "submit":
+        _submitted(world, event, choose)
+        return
+    if event.name == "alloc":
+        hosts = tuple(share.host for share in event.allocation if share.host in world.pool_of)
+        if hosts:
+            world.hosts_of_job[event.job_id] = hosts
+            for share in event.allocation:
+                if share.host in world.pool_of:
+                    world.usage.setdefault(share.host, {})[event.job_id] = share
+            world.plan_due = True
+    elif event.name in ("free", "clean"):
+        for host in world.hosts_of_job.pop(event.job_id, ()):
+            world.usage.get(host, {}).pop(event.job_id, None)
+            world.plan_due = True
+    job = world.jobs.get(event.job_id)
+    if job is not None:
+        _burstable_job_event(world, tick, job, event)
+
+
+def _submitted(world: World, event: JobEvent, choose: Choose) -> None:
+    spec = event.jobspec or {}
+    if not is_burstable(spec):
+        return
+    userid = int(event.context.get("userid", -1))
+    queue = jobspec.system(spec).get("queue", "")
+    slim = {name: spec[name] for name in ("version", "resources", "attributes") if name in spec}
+    world.jobs[event.job_id] = Job(
+        id=event.job_id,
+        userid=userid,
+        submitted_at=event.at,
+        urgency=int(event.context.get("urgency", 16)),
+        spec=slim,
+        candidate=_judge(world, event.job_id, userid, slim, choose),
+        home_queue=queue,
+        queue=queue,
+    )
+    if queue in world.pool_queues:
+        world.lent.add(event.job_id)
+
+
+def _judge(world: World, job_id: JobId, userid: int, spec: Mapping[str, Any], choose: Choose) -> Any:
+    queues = world.facts.config.get("queues", {})
+    return candidate(job_id, userid, spec, world.config, queues, choose)
+
+
+def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) -> None:
+    was_pending = job.pending
+    world.untold.add(job.id)
+    match event.name:
+        case "depend":
+            job.depends = False
+        case "priority":
+            job.priority = int(event.context["priority"])
+        case "urgency":
+            job.urgency = int(event.context["urgency"])
+        case "alloc":
+            job.allocation = event.allocation
+            job.allocated_at = event.at
+        case "exception" if int(event.context.get("severity", 1)) == 0:
+            job.exception = str(event.context.get("type", "")) or "unknown"
+            on = [share.host for share in job.allocation if share.host in world.pool_of]
+            named = [host for host in on if host in str(event.context.get("note", ""))]
+            if named and "node failure" in str(event.context.get("note", "")):
+                job.lost_host = named[0]
+        case "memo":
+            burst = event.context.get("burst")
+            if isinstance(burst, Mapping):
+                job.memo = {**job.memo, **burst}
+        case "jobspec-update":
+            _updated(world, job, event.context)
+        case "clean":
+            del world.jobs[job.id]
+            world.untold.discard(job.id)
+            world.lent.discard(job.id)
+    if job.pending != was_pending or event.name in ("priority", "clean", "jobspec-update"):
+        world.plan_due = True
+    if job.pending and not was_pending and not job.ripe:
+        # a job that home can start at once does so within the batching window and never reaches the plan
+        first = world.window[0] if world.window else tick.now
+        world.window = (first, tick.now)
+
+
+def _updated(world: World, job: Job, updates: Mapping[str, Any]) -> None:
+    ours = {world.config.staging_queue, *world.pool_queues}
+    system = dict(jobspec.system(job.spec))
+    for path, value in updates.items():
+        name = path.removeprefix("attributes.system.")
+        if name != path:
+            system[name] = value
+    job.spec = {**job.spec, "attributes": {**job.spec.get("attributes", {}), "system": system}}
+    queue = system.get("queue", "")
+    if queue != job.queue:
+        _enters(world, job, queue)
+        job.stuck = ""
+        if queue not in ours:
+            job.home_queue = queue
+    demand = job.candidate.demand
+    if demand is not None and "attributes.system.duration" in updates:
+        duration_s = float(updates["attributes.system.duration"])
+        job.candidate = dataclasses.replace(job.candidate, demand=dataclasses.replace(demand, duration_s=duration_s))
+
+
+def _enters(world: World, job: Job, queue: str) -> None:
+    job.queue = queue
+    if queue in world.pool_queues:
+        world.lent.add(job.id)
+    else:
+        world.lent.discard(job.id)
+
+
+def _resource_event(world: World, event: ResourceEvent) -> None:
+    for host in event.hosts:
+        view = world.hosts.get(host)
+        if view is None:
+            continue
+        match event.name:
+            case "online":
+                view.online = True
+            case "offline":
+                view.online = False
+            case "drain":
+                view.drained = event.reason
+            case "undrain":
+                view.drained = None
+        world.plan_due = True
+
+
+def _done(world: World, tick: Tick, done: fx.Done) -> None:
+    its_key = fx.key(done.effect)
+    if done.error is None:
+        world.retries.pop(its_key, None)
+    else:
+        count = world.retries[its_key][0] + 1 if its_key in world.retries else 1
+        world.retries[its_key] = (count, done.at + min(RETRY_FIRST_S * 2 ** (count - 1), RETRY_MOST_S))
+    match done.effect:
+        case fx.Launch():
+            _launched(world, tick, done.effect, done)
+        case fx.ListNodes(provider):
+            if done.error is None:
+                world.listings[provider] = Listing(done.begun_at, done.at, tuple(done.result))
+                world.plan_due = True
+        case fx.Ask(provider, demand):
+            _answered(world, provider, demand, done)
+        case fx.Move(job_id, queue):
+            _moved(world, tick, job_id, queue, done)
+        case fx.Memo(job_id, burst):
+            job = world.jobs.get(job_id)
+            if job is not None and done.error is None:
+                job.memo = {**job.memo, **burst}
+        case fx.CheckAllocated():
+            if done.error is None:
+                _checked(world, done)
+        case fx.Release(provider, node_ids):
+            if done.error is None:
+                for node in world.nodes.values():
+                    if node.record.provider == provider and node.record.node_id in node_ids:
+                        node.released_at, node.releases = done.at, node.releases + 1
+            else:
+                world.store.log(tick.now, f"provider/{provider}", "release failed", error=describe(done.error))
+        case fx.StopBrokers(hosts):
+            # an error here is ordinary: the command's own connection ends with the broker that it stops
+            for host in hosts:
+                if host in world.nodes:
+                    world.nodes[host].stop_sent_at = done.at
+            world.retries.pop(its_key, None)
+        case fx.SetQueue(queue, started):
+            if done.error is None:
+                world.queue_states[queue] = started
+        case fx.Resubmit(job_id):
+            if done.error is None:
+                entry = world.resubmits[str(job_id)]
+                entry["new"] = done.result
+                world.store.set_setting("resubmits", world.resubmits)
+                world.untold |= {job_id, done.result} & world.jobs.keys()
+                world.store.log(tick.now, f"job/{job_id}", "resubmitted", new=done.result, host=entry["host"])
+                world.store.log(tick.now, f"job/{done.result}", "resubmit", of=job_id, host=entry["host"])
+
+
+def _launched(world: World, tick: Tick, effect: fx.Launch, done: fx.Done) -> None:
+    order = effect.order
+    nodes = [
+        node for host in order.hosts if (node := world.nodes.get(host)) and node.record.request_id == order.request_id
+    ]
+    error = done.error
+    world.unclear.discard(order.request_id)
+    if error is None:
+        for node in nodes:
+            if node.record.state is NodeState.PLANNED:
+                tick.change(node, NodeState.ORDERED, f"{effect.provider} accepted the order")
+        return
+    subject = f"order/{order.request_id}"
+    if isinstance(error, ProviderUnavailable) or not isinstance(error, ProviderError):
+        # outcome unknown: the records stay, the same request id is tried again, and the listing decides
+        world.unclear.add(order.request_id)
+        world.store.log(tick.now, subject, "launch unclear", error=describe(error), hosts=order.hosts)
+        return
+    world.retries.pop(fx.key(effect), None)
+    world.store.log(tick.now, subject, "launch failed", error=describe(error), hosts=order.hosts)
+    for node in nodes:
+        if node.record.state in COMING:
+            tick.change(node, NodeState.RELEASING, f"{Why.LAUNCH_FAILED}: {describe(error)}")
+    least_s = world.config.policy.cooldown_max if isinstance(error, InvalidOrder) else None
+    if isinstance(error, RateLimited):
+        least_s = error.retry_after_s
+    world.cool(world.pools_under(order.pool, error.scope), describe(error), tick.now, least_s=least_s)
+    world.forget_answers(effect.provider)
+
+
+def _answered(world: World, provider: str, demand: Any, done: fx.Done) -> None:
+    if done.error is None:
+        answers = tuple(done.result)
+    else:
+        again_at = world.retries[fx.key(done.effect)][1]
+        answers = tuple(
+            Refusal(pool, provider, f"could not be asked: {describe(done.error)}", again_at)
+            for pool, table in world.config.pool.items()
+            if table.provider == provider
+        )
+    world.answers[provider, demand] = (done.at, answers)
+    world.plan_due = True
+
+
+def _moved(world: World, tick: Tick, job_id: JobId, queue: str, done: fx.Done) -> None:
+    job = world.jobs.get(job_id)
+    if done.error is None:
+        world.store.log(tick.now, f"job/{job_id}", "moved", queue=queue)
+        if job is not None:
+            # the journal's jobspec-update says the same, now or a moment later
+            _enters(world, job, queue)
+    elif isinstance(done.error, InstanceError):
+        world.store.log(tick.now, f"job/{job_id}", "not moved", queue=queue, error=describe(done.error))
+        if job is not None and job.pending:
+            job.stuck = f"Flux refused to move it to queue {queue}: {describe(done.error)}"
+            world.plan_due = True
+    world.retries.pop(fx.key(done.effect), None)
+
+
+def _checked(world: World, done: fx.Done) -> None:
+    allocated: frozenset[Host] = done.result
+    for host, node in world.nodes.items():
+        if node.record.state is NodeState.DRAINING:
+            node.checked_at = None if host in allocated else done.begun_at
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line; the type is told where the message was not written for people."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, FluxburstError) and text else f"{type(error).__name__}: {text}"
+
+
+def expire_holds(world: World, tick: Tick) -> None:
+    """Drop the holds whose time is over."""
+    over: list[Hold] = [hold for hold in world.holds.values() if tick.at(hold.until_at)]
+    for hold in over:
+        del world.holds[hold.id]
+        world.store.log(tick.now, f"pool/{hold.pool}", "hold ended", nodes=hold.nodes, id=hold.id)
+        world.plan_due = True
+    if over:
+        world.save_holds()

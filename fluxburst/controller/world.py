@@ -1,0 +1,331 @@
+"""What the controller knows: jobs, hosts, records, answers. Changed by ``sync`` from events, by stages for records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fluxburst.config import BurstConfig
+from fluxburst.controller.effects import Effect, key
+from fluxburst.errors import Scope
+from fluxburst.model import (
+    BootMaterial,
+    Demand,
+    Host,
+    HostShare,
+    InstanceFacts,
+    JobId,
+    NodeRecord,
+    NodeReport,
+    Offer,
+    OrderRecord,
+    Refusal,
+    RequestId,
+    Shrink,
+    Verdict,
+)
+from fluxburst.plan import Plan
+from fluxburst.select import Candidate
+from fluxburst.states import NodeState, check_transition
+from fluxburst.store import Store
+
+OUR_DRAIN = "fluxburst: "
+"""How every drain reason of ours begins; only such a host is undrained by us."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One active burstable job."""
+
+    id: JobId
+    userid: int
+    submitted_at: float
+    urgency: int
+    spec: Mapping[str, Any]
+    """The jobspec without its tasks and environment, with the updates applied."""
+    candidate: Candidate
+    home_queue: str
+    """Where it was before we moved it."""
+    queue: str
+    priority: int = 0
+    depends: bool = True
+    ripe: bool = False
+    """The batching window in which it became eligible has closed."""
+    allocation: tuple[HostShare, ...] = ()
+    allocated_at: float | None = None
+    verdict: Verdict | None = None
+    stuck: str = ""
+    """Why Flux refused to move it; it is not tried again."""
+    memo: Mapping[str, Any] = field(default_factory=dict)
+    """``burst`` in the job's memo, as Flux last showed or was last told."""
+    exception: str = ""
+    lost_host: str = ""
+
+    @property
+    def pending(self) -> bool:
+        """May the scheduler start it: no unmet dependency, not held, not started, not failed."""
+        return not self.depends and self.priority > 0 and self.allocated_at is None and not self.exception
+
+
+@dataclass(slots=True)
+class HostView:
+    """One declared host as the resource journal shows it. ``drained`` is the reason, None when it is not drained."""
+
+    online: bool = False
+    drained: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The latest whole listing of one provider. ``begun_at`` is when it was asked for."""
+
+    begun_at: float
+    at: float
+    nodes: tuple[NodeReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cooldown:
+    failures: int
+    until_at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Nodes that an administrator asked for: ``nodes`` in ``pool`` until ``until_at`` (None: until released)."""
+
+    id: str
+    pool: str
+    nodes: int
+    until_at: float | None
+
+
+@dataclass(slots=True)
+class Node:
+    """A live record with what is remembered about it only while the service runs."""
+
+    record: NodeRecord
+    idle_votes: int = 0
+    last_vote_at: float | None = None
+    checked_at: float | None = None
+    """When the scheduler last said that nothing is allocated on it, after the drain."""
+    check_again_at: float = 0.0
+    stop_sent_at: float | None = None
+    asked: bool = False
+    """An administrator asked for it to be given back."""
+    released_at: float | None = None
+    """When the provider last took the call to release it."""
+    releases: int = 0
+
+
+class World:
+    def __init__(
+        self,
+        config: BurstConfig,
+        store: Store,
+        facts: InstanceFacts,
+        boot: Callable[[], BootMaterial],
+        new_id: Callable[[], RequestId],
+        shrink: Mapping[str, Shrink],
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.facts = facts
+        self.boot = boot
+        self.new_id = new_id
+        self.shrink = shrink
+        self.ranks = {host: rank for rank, host in enumerate(facts.hosts)}
+        self.pool_of = {host: pool for pool in config.pool for host in config.hosts_of(pool)}
+        self.declared = {
+            pool: {host: self.ranks[host] for host in config.hosts_of(pool) if host in self.ranks}
+            for pool in config.pool
+        }
+        self.pool_queues = config.pool_queues()
+        self.jobs: dict[JobId, Job] = {}
+        self.hosts: dict[Host, HostView] = {host: HostView() for host in self.pool_of}
+        self.usage: dict[Host, dict[JobId, HostShare]] = {}
+        self.hosts_of_job: dict[JobId, tuple[Host, ...]] = {}
+        self.nodes: dict[Host, Node] = {node.host: Node(node) for node in store.live_nodes()}
+        self.listings: dict[str, Listing] = {}
+        self.answers: dict[tuple[str, Demand], tuple[float, Sequence[Offer | Refusal]]] = {}
+        self.cooldowns: dict[str, Cooldown] = {
+            pool: Cooldown(**value) for pool, value in store.setting("cooldowns", {}).items()
+        }
+        self.holds: dict[str, Hold] = {value["id"]: Hold(**value) for value in store.setting("holds", [])}
+        for host, request_id in store.setting("asked", []):
+            if host in self.nodes and self.nodes[host].record.request_id == request_id:
+                self.nodes[host].asked = True
+        self.resubmits: dict[str, dict[str, Any]] = store.setting("resubmits", {})
+        self.paused: bool = store.setting("paused", False)
+        self.plan = Plan({})
+        self.placed: tuple[JobId, ...] = ()
+        """The jobs whose verdict names hosts."""
+        self.lent: set[JobId] = set()
+        """The jobs that wait in a pool's queue."""
+        self.untold: set[JobId] = set()
+        """The jobs whose story may have changed since their memo was last written."""
+        self.caught_up = False
+        self.window: tuple[float, float] | None = None
+        """First and latest moment at which a job of the open batching window became eligible."""
+        self.plan_due = True
+        self.plan_again_at: float | None = None
+        self.orders: dict[RequestId, OrderRecord] = {}
+        for node in self.nodes.values():
+            self._load_order(node.record.request_id)
+        self.compared_at: dict[str, float] = {}
+        self.unclear: set[RequestId] = {
+            node.record.request_id for node in self.nodes.values() if node.record.node_id is None
+        }
+        """Orders whose last launch call was not answered; at the start nobody knows what a crash cut off."""
+        self.orphans_seen_at: dict[str, float] = {}
+        self.queue_states: dict[str, bool] = {}
+        self.retries: dict[tuple[object, ...], tuple[int, float]] = {}
+        """Failed effects: how often in a row, and not before when again."""
+
+    def _load_order(self, request_id: RequestId) -> None:
+        order = self.store.order(request_id)
+        if order is not None:
+            self.orders[request_id] = order
+
+    def order_mates(self, node: Node) -> list[Node]:
+        """The live nodes of the same order, in the order's own sequence of hosts, this one among them."""
+        mates = [other for other in self.nodes.values() if other.record.request_id == node.record.request_id]
+        order = self.orders.get(node.record.request_id)
+        if order is not None:
+            place = {host: index for index, host in enumerate(order.hosts)}
+            mates.sort(key=lambda other: place.get(other.record.host, len(place)))
+        return mates
+
+    def online(self, host: Host) -> bool:
+        return self.hosts[host].online
+
+    def usable(self, host: Host) -> bool:
+        """Up, not drained, and not on its way out."""
+        view, node = self.hosts[host], self.nodes.get(host)
+        return view.online and view.drained is None and (node is None or node.record.state is NodeState.JOINED)
+
+    def cool(self, pools: Iterable[str], reason: str, now: float, *, least_s: float | None = None) -> None:
+        """Leave these pools alone for a while, twice as long as the last time."""
+        policy = self.config.policy
+        for pool in pools:
+            failures = self.cooldowns[pool].failures + 1 if pool in self.cooldowns else 1
+            wait_s = least_s if least_s is not None else min(policy.cooldown * 2 ** (failures - 1), policy.cooldown_max)
+            self.cooldowns[pool] = Cooldown(failures, now + wait_s, reason)
+            self.store.log(now, f"pool/{pool}", "cooldown", reason=reason, failures=failures, seconds=wait_s)
+        self._save_cooldowns()
+
+    def warm(self, pool: str) -> None:
+        """A node of the pool joined: its failures are forgotten."""
+        if self.cooldowns.pop(pool, None) is not None:
+            self._save_cooldowns()
+
+    def _save_cooldowns(self) -> None:
+        self.store.set_setting("cooldowns", {pool: dataclasses.asdict(value) for pool, value in self.cooldowns.items()})
+
+    def save_holds(self) -> None:
+        self.store.set_setting("holds", [dataclasses.asdict(hold) for hold in self.holds.values()])
+
+    def save_asked(self) -> None:
+        self.store.set_setting(
+            "asked", [[host, node.record.request_id] for host, node in self.nodes.items() if node.asked]
+        )
+
+    def pools_under(self, pool: str, scope: Scope) -> list[str]:
+        """The pools that an error of one pool's provider poisons."""
+        if scope is not Scope.PROVIDER:
+            return [pool]
+        provider = self.config.pool[pool].provider
+        return [name for name, other in self.config.pool.items() if other.provider == provider]
+
+    def forget_answers(self, provider: str) -> None:
+        for asked in [asked for asked in self.answers if asked[0] == provider]:
+            del self.answers[asked]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One committed change of a node's record."""
+
+    node: NodeRecord
+    old: NodeState | None
+
+
+class Tick:
+    """One step in the making: what was recorded, what shall be done, and when to look again."""
+
+    def __init__(self, world: World, now: float, in_flight: set[tuple[object, ...]]) -> None:
+        self.world = world
+        self.now = now
+        self.effects: list[Effect] = []
+        self.changes: list[Change] = []
+        self.look_again_at: float | None = None
+        self._in_flight = in_flight
+
+    def at(self, when: float | None) -> bool:
+        """Whether ``when`` has come; if not, the next step happens by then. None never comes."""
+        if when is None:
+            return False
+        if when <= self.now:
+            return True
+        if self.look_again_at is None or when < self.look_again_at:
+            self.look_again_at = when
+        return False
+
+    def do(self, effect: Effect) -> bool:
+        """Let an effect go after the commit, unless one of its key is under way or has to wait after a failure."""
+        its_key = key(effect)
+        if its_key in self._in_flight:
+            return False
+        retry = self.world.retries.get(its_key)
+        if retry is not None and not self.at(retry[1]):
+            return False
+        self._in_flight.add(its_key)
+        self.effects.append(effect)
+        return True
+
+    def count(self, kind: type) -> int:
+        """How many effects of one kind are under way."""
+        return sum(its_key[0] is kind for its_key in self._in_flight)
+
+    def create(self, record: NodeRecord) -> None:
+        """Record a new node."""
+        record = dataclasses.replace(record, version=1)
+        self.world.nodes[record.host] = Node(record)
+        self._record(record, None)
+
+    def change(self, node: Node, state: NodeState, reason: str, **fields: Any) -> None:
+        """Move a node to another state.
+
+        Raises:
+            IllegalTransition: the table in :mod:`fluxburst.states` does not have it.
+        """
+        old = node.record.state
+        check_transition(node.record.host, old, state)
+        node.record = dataclasses.replace(
+            node.record, state=state, reason=reason, changed_at=self.now, version=node.record.version + 1, **fields
+        )
+        node.idle_votes, node.last_vote_at = 0, None
+        if state is NodeState.GONE:
+            del self.world.nodes[node.record.host]
+        self._record(node.record, old)
+
+    def note(self, node: Node, **fields: Any) -> None:
+        """Keep something about a node without changing its state."""
+        node.record = dataclasses.replace(node.record, version=node.record.version + 1, **fields)
+        self.world.store.save_node(node.record)
+
+    def _record(self, record: NodeRecord, old: NodeState | None) -> None:
+        self.world.store.save_node(record)
+        self.world.store.log(
+            self.now,
+            f"node/{record.host}",
+            str(record.state),
+            reason=record.reason,
+            pool=record.pool,
+            request_id=record.request_id,
+        )
+        self.changes.append(Change(record, old))
+        self.world.plan_due = True

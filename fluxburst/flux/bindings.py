@@ -1,0 +1,92 @@
+"""Finds and imports Flux's Python bindings, which belong to the Flux that is installed and not to this package."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+from fluxburst.errors import BindingsMissing
+
+OLDEST = (0, 82, 0)
+"""The oldest flux-core that is supported."""
+
+_PROBE_TIMEOUT_S = 10.0
+
+
+@cache
+def load(flux: Path | None = None) -> ModuleType:
+    """Import the package ``flux``, from where Python finds it or else from the installed Flux itself.
+
+    ``flux`` is that Flux's command; by default the one on PATH.
+
+    Raises:
+        BindingsMissing: it cannot be imported, or is older than :data:`OLDEST`; says how to mend it.
+    """
+    command = flux or _on_path()
+    try:
+        package = importlib.import_module("flux")
+    except ImportError as error:
+        package = _load_from(command, error)
+    version = _version()
+    if version < OLDEST:
+        raise BindingsMissing(
+            f"the Flux Python bindings are {_dotted(version)}, but fluxburst needs {_dotted(OLDEST)} or newer; "
+            "upgrade flux-core"
+        )
+    return package
+
+
+def _load_from(command: Path | None, first: ImportError) -> ModuleType:
+    """Import from the directories that ``flux env`` puts on PYTHONPATH, as ``flux python`` would."""
+    if command is None:
+        raise BindingsMissing(
+            f"cannot import the Flux Python bindings ({first}) and there is no flux command on PATH; "
+            "add Flux's bin directory to PATH, or run this as: flux burst"
+        )
+    answer = _ask(command, "env", "printenv", "PYTHONPATH")
+    # A wheel that was found but cannot find its libflux-core would otherwise come first again.
+    for name in [name for name in sys.modules if name.partition(".")[0] in {"flux", "_flux"}]:
+        del sys.modules[name]
+    sys.path[:0] = directories = [path for path in answer.strip().split(":") if path and path not in sys.path]
+    try:
+        return importlib.import_module("flux")
+    except ImportError as error:
+        for path in directories:
+            sys.path.remove(path)
+        found = re.search(r"libflux-core:\s*([0-9.]+)", _ask(command, "version"))
+        raise BindingsMissing(
+            f"cannot import the Flux Python bindings: {error}; run this as: flux burst, or: "
+            f"pip install 'fluxburst[flux]' flux-python=={found[1] if found else 'VERSION'}"
+        ) from error
+
+
+def _ask(command: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            [command, *arguments], capture_output=True, text=True, check=False, timeout=_PROBE_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BindingsMissing(f"cannot run {command}: {error}; put a working flux on PATH") from error
+    return done.stdout
+
+
+def _on_path() -> Path | None:
+    found = shutil.which("flux")
+    return Path(found) if found else None
+
+
+def _version() -> tuple[int, ...]:
+    """MAJOR.MINOR.PATCH of the libflux-core that the bindings are linked with."""
+    inner = importlib.import_module("flux.core.inner")
+    number = int(inner.lib.flux_core_version(inner.ffi.NULL, inner.ffi.NULL, inner.ffi.NULL))
+    return number >> 16, number >> 8 & 0xFF, number & 0xFF
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,71 @@
+"""Building providers, and running their blocking calls in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+
+from fluxburst.config import BurstConfig
+from fluxburst.errors import ConfigError
+from fluxburst.model import Demand, Finding, NodeId, NodeReport, Offer, Order, Refusal, Shrink
+from fluxburst.provider.discovery import Plugins
+from fluxburst.provider.protocol import Provider, ProviderContext
+
+
+class Providers:
+    """The providers of one burst.toml. Calls run in ``executor`` and return futures; none is made by building it.
+
+    Raises:
+        ConfigError: a pool names a provider that no plugin brings, or a provider's own tables are wrong.
+    """
+
+    def __init__(self, config: BurstConfig, plugins: Plugins, executor: Executor | None = None) -> None:
+        self._executor = executor or ThreadPoolExecutor(max_workers=16, thread_name_prefix="provider")
+        self._providers: dict[str, Provider] = {}
+        self.kinds: dict[str, str] = {}
+        for name in sorted({pool.provider for pool in config.pool.values()} | set(config.provider)):
+            options = dict(config.provider.get(name, {}))
+            kind = options.pop("plugin", name)
+            if kind not in plugins.factories:
+                broken = [f"{report.name}: {report.error}" for report in plugins.reports if report.error]
+                known = ", ".join(sorted(plugins.factories)) or "none"
+                raise ConfigError(
+                    f"[provider.{name}] plugin: no installed plugin brings {kind!r} (there is {known}); "
+                    f"install its distribution, such as fluxburst-{kind}"
+                    + (f". Skipped because they failed: {'; '.join(broken)}" if broken else "")
+                )
+            state = config.state_path() / "providers" / name
+            state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            context = ProviderContext(name, config.cluster, options, config.specs(name), state)
+            self._providers[name] = plugins.factories[kind](context)
+            self.kinds[name] = kind
+
+    @property
+    def shrink(self) -> Mapping[str, Shrink]:
+        """How each provider can give nodes back."""
+        return {name: provider.shrink for name, provider in self._providers.items()}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._providers)
+
+    def offers(self, provider: str, demand: Demand) -> Future[Sequence[Offer | Refusal]]:
+        return self._executor.submit(self._providers[provider].offers, demand)
+
+    def launch(self, provider: str, order: Order) -> Future[None]:
+        return self._executor.submit(self._providers[provider].launch, order)
+
+    def list_nodes(self, provider: str) -> Future[Sequence[NodeReport]]:
+        return self._executor.submit(self._providers[provider].list_nodes)
+
+    def release(self, provider: str, node_ids: Sequence[NodeId]) -> Future[None]:
+        return self._executor.submit(self._providers[provider].release, node_ids)
+
+    def check(self) -> Mapping[str, Sequence[Finding]]:
+        """Every provider's own findings; blocks."""
+        return {name: provider.check() for name, provider in self._providers.items()}
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True, cancel_futures=True)
+        for provider in self._providers.values():
+            provider.close()

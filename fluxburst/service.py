@@ -1,0 +1,216 @@
+"""Wires the rooms: one Flux instance, the providers, the store and the controller, on one loop."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import structlog
+
+from fluxburst import __version__, bootkit, jobspec
+from fluxburst.config import BurstConfig
+from fluxburst.controller import Controller, Done, Effect, World
+from fluxburst.controller import effects as fx
+from fluxburst.controller.report import Reports
+from fluxburst.errors import Disconnected, FluxburstError
+from fluxburst.flux.protocol import Caller, ConnectionLost, Instance, InstanceEvent, Loop, Timer
+from fluxburst.model import JobId, RequestId
+from fluxburst.provider.discovery import Plugins
+from fluxburst.provider.manager import Providers
+from fluxburst.store import LogEntry, Store
+
+log = structlog.get_logger("fluxburst")
+
+
+def new_request_id() -> RequestId:
+    """A fresh request id: ``b-`` and 60 random bits in lower-case base 32."""
+    return RequestId("b-" + base64.b32encode(os.urandom(10)).decode().lower()[:12])
+
+
+def echo(entry: LogEntry) -> None:
+    """Every line of the store's log is a line of the service's log."""
+    log.info(entry.kind, subject=entry.subject, **entry.data)
+
+
+class Service:
+    """One connection's life. Building it reads the store; :meth:`start` subscribes; the loop does the rest.
+
+    ``clock`` gives POSIX seconds and must not run backwards between steps; the loop's own time may be another.
+    """
+
+    def __init__(
+        self,
+        config: BurstConfig,
+        instance: Instance,
+        loop: Loop,
+        providers: Providers,
+        plugins: Plugins,
+        store: Store,
+        *,
+        clock: Callable[[], float] = time.time,
+        new_id: Callable[[], RequestId] = new_request_id,
+    ) -> None:
+        self._instance = instance
+        self._loop = loop
+        self._providers = providers
+        self._plugins = plugins
+        self._clock = clock
+        self._config = config
+        boot = bootkit.boot_material(instance.facts.config, config)
+        world = World(config, store, instance.facts, lambda: boot, new_id, providers.shrink)
+        self.controller = Controller(world, plugins)
+        self.reports = Reports(world, plugins, providers)
+        self.lost: ConnectionLost | None = None
+        self._timer: Timer | None = None
+        self._step_due = False
+        self._closed = False
+        self._latest = clock()
+
+    @property
+    def world(self) -> World:
+        return self.controller.world
+
+    def start(self) -> None:
+        """Register the RPCs and begin to follow the journals."""
+        log.info("started", version=__version__, cluster=self._config.cluster, mode=self._config.mode)
+        self._instance.serve(self.handle)
+        self._instance.subscribe(self._take)
+        self.wake()
+
+    def close(self) -> None:
+        """Stop listening; nodes stay. Calls under way end in the workers; the next start finds their outcome."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._instance.close()
+
+    def wake(self) -> None:
+        """Have a step soon; however often it is asked for, once."""
+        if not self._step_due:
+            self._step_due = True
+            self._loop.call_soon_threadsafe(self._step)
+
+    def handle(self, method: str, payload: Mapping[str, Any], caller: Caller) -> Mapping[str, Any]:
+        """Answer one RPC ``burst.METHOD``."""
+        response = self.reports.answer(method, payload, caller, self._now())
+        self.wake()
+        return response
+
+    def _take(self, event: InstanceEvent) -> None:
+        if isinstance(event, ConnectionLost):
+            self.lost = event
+            self._loop.stop()
+            return
+        self.controller.post(event)
+        self.wake()
+
+    def _now(self) -> float:
+        # the wall clock may be set back; the records' times may not
+        self._latest = max(self._latest, self._clock())
+        return self._latest
+
+    def _step(self) -> None:
+        self._step_due = False
+        if self._closed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._now()
+        step = self.controller.step(now)
+        for effect in step.effects:
+            self._let_go(effect, now)
+        for change in step.changes:
+            self._plugins.manager.hook.fluxburst_node_changed(node=change.node, old=change.old)
+        if step.next_at is not None:
+            delay_s = step.next_at - self._clock()
+            if delay_s <= 0:
+                self.wake()
+            else:
+                self._timer = self._loop.call_later(delay_s, self.wake)
+
+    def _let_go(self, effect: Effect, begun_at: float) -> None:
+        def done(future: Future[Any]) -> None:
+            if not future.cancelled():
+                self._loop.call_soon_threadsafe(self._done, effect, begun_at, future)
+
+        self._perform(effect).add_done_callback(done)
+
+    def _done(self, effect: Effect, begun_at: float, future: Future[Any]) -> None:
+        if self._closed:
+            return
+        error = future.exception()
+        if error is not None and not isinstance(error, FluxburstError):
+            log.error("a call failed in a way that it should not", effect=type(effect).__name__, exc_info=error)
+        result = None if error is not None else future.result()
+        self.controller.post(Done(effect, begun_at, self._now(), result, error))
+        self.wake()
+
+    def _perform(self, effect: Effect) -> Future[Any]:
+        instance, providers = self._instance, self._providers
+        match effect:
+            case fx.Launch(provider, order):
+                return providers.launch(provider, order)
+            case fx.Release(provider, node_ids):
+                return providers.release(provider, node_ids)
+            case fx.ListNodes(provider):
+                return providers.list_nodes(provider)
+            case fx.Ask(provider, demand):
+                return providers.offers(provider, demand)
+            case fx.Move(job_id, queue):
+                return instance.move(job_id, queue)
+            case fx.Memo(job_id, burst):
+                return instance.memo(job_id, {"burst": dict(burst)})
+            case fx.Drain(host, reason):
+                return instance.drain([host], reason)
+            case fx.Undrain(host):
+                return instance.undrain([host])
+            case fx.CheckAllocated():
+                return instance.allocated()
+            case fx.StopBrokers(hosts):
+                return instance.stop_brokers(hosts)
+            case fx.SetQueue(queue, started):
+                return instance.set_queue(queue, started=started)
+            case fx.Resubmit(job_id, urgency):
+                return self._resubmit(job_id, urgency)
+
+    def _resubmit(self, job_id: JobId, urgency: int) -> Future[JobId]:
+        """Fetch the whole jobspec, mark the copy, submit it; the outcome is the new job's id."""
+        outcome: Future[JobId] = Future()
+
+        def pass_on(future: Future[JobId]) -> None:
+            error = future.exception()
+            if error is None:
+                outcome.set_result(future.result())
+            else:
+                outcome.set_exception(error)
+
+        def submit(future: Future[Mapping[str, Any]]) -> None:
+            error = future.exception()
+            if error is not None:
+                outcome.set_exception(error)
+                return
+            copy = jobspec.mark_resubmission(future.result(), job_id)
+            self._instance.submit(copy, urgency=urgency).add_done_callback(pass_on)
+
+        self._instance.jobspec(job_id).add_done_callback(submit)
+        return outcome
+
+
+def run(service: Service, loop: Loop) -> None:
+    """Run one connection until the loop is stopped.
+
+    Raises:
+        Disconnected: the connection was lost; a new one should be opened.
+    """
+    service.start()
+    try:
+        loop.run_forever()
+    finally:
+        service.close()
+    if service.lost is not None:
+        raise Disconnected(f"lost the connection to Flux: {service.lost.reason}")

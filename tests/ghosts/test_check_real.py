@@ -1,0 +1,74 @@
+"""The checks on a real Flux."""
+
+from __future__ import annotations
+
+import pytest
+
+from fluxburst.flux.check import check, snapshot
+from fluxburst.flux.private import Scheduler
+from fluxburst.model import Severity
+
+from .conftest import Lead, LeadFactory
+
+pytestmark = pytest.mark.flux
+
+
+def unfit(running: Lead) -> dict[str, str]:
+    """Subject to message of all findings that are not OK."""
+    findings = list(check(running.burst_config, snapshot(running.handle())))
+    assert all(finding.fix for finding in findings if finding.severity is not Severity.OK)
+    return {finding.subject: finding.message for finding in findings if finding.severity is not Severity.OK}
+
+
+@pytest.mark.parametrize("scheduler", ["sched-simple", "fluxion-fcfs", "fluxion-easy"])
+def test_a_rendered_lead_is_fit_in_queue_mode_under_every_scheduler(lead: LeadFactory, scheduler: Scheduler) -> None:
+    with lead(scheduler, ingest={"validator": {"plugins": ["jobspec", "feasibility"]}}) as running:
+        running.start_queues()
+        assert unfit(running) == {}
+        seen = snapshot(running.handle())
+        assert seen.live is not None
+        assert seen.live.method == "configuration"
+        assert seen.nodes["gpu-1"].gpus == {0, 1}
+        assert seen.nodes["gpu-1"].properties == {"gpu", "a100"}
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        ("sched-simple", "sched-simple: a job that waits for nodes blocks"),
+        ("fluxion-fcfs", "Fluxion's policy 'fcfs' (queue default) fails jobs"),
+        ("fluxion-easy", None),
+    ],
+)
+def test_open_mode_wants_fluxion_with_a_policy_that_waits(
+    lead: LeadFactory, scheduler: Scheduler, message: str | None
+) -> None:
+    with lead(scheduler, "open") as running:
+        found = unfit(running)
+        assert found.keys() == ({"scheduler"} if message else set())
+        assert found.get("scheduler", "").startswith(message or "")
+
+
+def test_queue_states_are_seen(lead: LeadFactory) -> None:
+    with lead("sched-simple") as running:
+        running.run("queue", "start", "staging")
+        running.run("queue", "disable", "gpu")
+        running.run("queue", "start", "gpu")
+        found = unfit(running)
+        assert found["queue staging"].startswith("is started")
+        assert found["queue c2"].startswith("is stopped")
+        assert found["queue gpu"].startswith("is disabled")
+
+
+def test_discovered_resources_and_a_changed_host_list_are_seen(lead: LeadFactory) -> None:
+    def discover(table: dict[str, object]) -> None:
+        del table["resource"]
+
+    with lead("sched-simple", "open", tweak=discover) as running:
+        found = unfit(running)
+        assert found["resources"].startswith("R does not come from the configuration but from discovery")
+        assert found["pool c2"] == "R lacks c2-0"
+        running.rendered.lead["bootstrap"]["hosts"].append({"host": "late"})
+        running.config_path.write_text(running.rendered.lead_toml())
+        running.run("config", "reload")
+        assert unfit(running)["hosts"] == "the instance runs with 7 hosts, its configuration has 8"
