@@ -92,27 +92,30 @@ mkdir -p {work_dir}/"$host" && cd {work_dir}/"$host" || exit 2
 
 asked=
 child=
-trap 'asked=1; [ "$child" = "" ] || kill -TERM "$child"' TERM INT HUP
-left={retries}
-while [ "$asked" = "" ]; do
-    {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>broker.log 2>&1 &
+trap 'asked=1; [ "$child" = "" ] || kill -TERM "$child" 2>/dev/null' TERM INT HUP
+
+run() {{
+    "$@" &
     child=$!
     [ "$asked" = "" ] || kill -TERM "$child"
     wait "$child"
     status=$?
-    if [ "$asked" = "1" ]; then
-        # The signal cut the first wait short; this one is for the broker's end.
-        wait "$child"
+    if [ "$asked" != "" ]; then
+        # Every signal cuts a wait short; the broker may still be on its way out.
+        while kill -0 "$child" 2>/dev/null; do wait "$child"; done
         exit 0
     fi
+    child=
+}}
+
+left={retries}
+while :; do
+    run {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>broker.log 2>&1
     [ "$status" -ne 0 ] || exit 0
     [ "$left" -gt 0 ] || exit "$status"
     left=$((left - 1))
-    sleep {delay} &
-    child=$!
-    wait "$child"
+    run sleep {delay}
 done
-exit 0
 """
 
 

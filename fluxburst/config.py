@@ -12,8 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from fluxburst import durations, hostlist
 from fluxburst.errors import ConfigError
-from fluxburst.model import Host
-from fluxburst.provider.protocol import PoolSpec, explain
+from fluxburst.model import Host, PoolSpec
 
 Duration = Annotated[float, BeforeValidator(durations.parse)]
 """A Flux Standard Duration in the file, seconds in the model."""
@@ -21,8 +20,23 @@ Duration = Annotated[float, BeforeValidator(durations.parse)]
 NAME = r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$"
 
 
+def explain(error: ValidationError, where: str = "") -> str:
+    """One line for each thing that pydantic found wrong: ``[table] key: what``."""
+    lines = []
+    for item in error.errors(include_url=False):
+        place = [str(part) for part in item["loc"]]
+        table, key = ".".join([where, *place[:-1]] if where else place[:-1]), place[-1] if place else ""
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; remove it or mend its spelling"
+        elif item["type"] == "missing":
+            message = "is required"
+        lines.append(f"[{table}] {key}: {message}" if table else f"{key}: {message}")
+    return "\n".join(lines)
+
+
 class Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class Lead(Table):

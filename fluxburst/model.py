@@ -7,7 +7,7 @@ durations are seconds (``_s``); money is US dollars (``_usd``). Host names are s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NewType
 
@@ -114,6 +114,18 @@ class Refusal:
     provider: str
     reason: str
     retry_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSpec:
+    """One ``[pool.NAME]`` table as its provider sees it. ``options`` is the free table ``[pool.NAME.options]``."""
+
+    name: str
+    hosts: tuple[Host, ...]
+    cores: int
+    gpus: int = 0
+    usd_per_node_hour: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ def stage(world: World, tick: Tick) -> None:
             _back(world, tick, job)
         elif job.verdict is not None and job.verdict.kind in (VerdictKind.COMING, VerdictKind.BURST):
             queue = world.config.queue_of(job.verdict.pool)
-            if world.queue_states.get(queue) and all(world.usable(host) for host in job.verdict.hosts):
-                tick.do(Move(job.id, queue))
+            up = all(world.usable(host) for host in job.verdict.hosts)
+            if up and world.queue_states.get(queue) and tick.do(Move(job.id, queue)):
+                world.lend(job)
 
 
 def _back(world: World, tick: Tick, job: Job) -> None:

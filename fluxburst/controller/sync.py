@@ -68,15 +68,20 @@ def _submitted(world: World, event: JobEvent, choose: Choose) -> None:
         return
     userid = int(event.context.get("userid", -1))
     queue = jobspec.system(spec).get("queue", "")
+    home_queue = world.home_queues.get(str(event.job_id), queue)
     slim = {name: spec[name] for name in ("version", "resources", "attributes") if name in spec}
+    asked = slim
+    if home_queue != queue:
+        # a job that we moved before a restart: judge what was submitted, which had no constraint of its own
+        asked = with_system(slim, queue=home_queue, constraints=None)
     world.jobs[event.job_id] = Job(
         id=event.job_id,
         userid=userid,
         submitted_at=event.at,
         urgency=int(event.context.get("urgency", 16)),
         spec=slim,
-        candidate=_judge(world, event.job_id, userid, slim, choose),
-        home_queue=queue,
+        candidate=_judge(world, event.job_id, userid, asked, choose),
+        home_queue=home_queue,
         queue=queue,
     )
     if queue in world.pool_queues:
@@ -117,6 +122,7 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
             del world.jobs[job.id]
             world.untold.discard(job.id)
             world.lent.discard(job.id)
+            world.forget_home(job.id)
     if job.pending != was_pending or event.name in ("priority", "clean", "jobspec-update"):
         world.plan_due = True
     if job.pending and not was_pending and not job.ripe:
@@ -125,20 +131,23 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
         world.window = (first, tick.now)
 
 
+def with_system(spec: Mapping[str, Any], **system: Any) -> dict[str, Any]:
+    """A jobspec with some of its ``attributes.system`` replaced."""
+    return {**spec, "attributes": {**spec.get("attributes", {}), "system": {**jobspec.system(spec), **system}}}
+
+
 def _updated(world: World, job: Job, updates: Mapping[str, Any]) -> None:
     ours = {world.config.staging_queue, *world.pool_queues}
-    system = dict(jobspec.system(job.spec))
-    for path, value in updates.items():
-        name = path.removeprefix("attributes.system.")
-        if name != path:
-            system[name] = value
-    job.spec = {**job.spec, "attributes": {**job.spec.get("attributes", {}), "system": system}}
-    queue = system.get("queue", "")
+    prefix = "attributes.system."
+    changed = {path.removeprefix(prefix): value for path, value in updates.items() if path.startswith(prefix)}
+    job.spec = with_system(job.spec, **changed)
+    queue = jobspec.system(job.spec).get("queue", "")
     if queue != job.queue:
         _enters(world, job, queue)
         job.stuck = ""
         if queue not in ours:
             job.home_queue = queue
+            world.forget_home(job.id)
     demand = job.candidate.demand
     if demand is not None and "attributes.system.duration" in updates:
         duration_s = float(updates["attributes.system.duration"])

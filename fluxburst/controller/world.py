@@ -159,6 +159,8 @@ class World:
             if host in self.nodes and self.nodes[host].record.request_id == request_id:
                 self.nodes[host].asked = True
         self.resubmits: dict[str, dict[str, Any]] = store.setting("resubmits", {})
+        self.home_queues: dict[str, str] = store.setting("home_queues", {})
+        """Where the jobs that we moved came from; the journal forgets it, as it shows jobspecs with updates applied."""
         self.paused: bool = store.setting("paused", False)
         self.plan = Plan({})
         self.placed: tuple[JobId, ...] = ()
@@ -227,6 +229,15 @@ class World:
 
     def save_holds(self) -> None:
         self.store.set_setting("holds", [dataclasses.asdict(hold) for hold in self.holds.values()])
+
+    def lend(self, job: Job) -> None:
+        """Remember where a job came from, before it is moved to a pool's queue."""
+        self.home_queues[str(job.id)] = job.home_queue
+        self.store.set_setting("home_queues", self.home_queues)
+
+    def forget_home(self, job_id: JobId) -> None:
+        if self.home_queues.pop(str(job_id), None) is not None:
+            self.store.set_setting("home_queues", self.home_queues)
 
     def save_asked(self) -> None:
         self.store.set_setting(

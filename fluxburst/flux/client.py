@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import signal
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +29,7 @@ def call(method: str, payload: Mapping[str, Any], uri: str | None = None, *, tim
         handle = flux.Flux(uri) if uri else flux.Flux()
     except OSError as error:
         raise InstanceError(f"{uri or 'the enclosing Flux instance'}: {error.strerror}") from error
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         response = handle.rpc(f"burst.{method}", payload).wait_for(timeout).get()
     except OSError as error:
@@ -37,4 +40,8 @@ def call(method: str, payload: Mapping[str, Any], uri: str | None = None, *, tim
         if error.errno == errno.EINVAL:
             raise RequestError(error.strerror) from error
         raise InstanceError(f"burst.{method}: {error.strerror}") from error
+    finally:
+        # The bindings let an interrupt kill a waiting process, and leave it like that when the wait fails.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
     return dict(response)

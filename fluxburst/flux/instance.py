@@ -168,7 +168,7 @@ class RealInstance:
         return self._call("list the allocated hosts", "job-manager.resource-status", None, hosts)
 
     def stop_brokers(self, hosts: Collection[Host]) -> Future[None]:
-        """See the protocol. A host whose broker is gone already is fine."""
+        """See the protocol. A host whose broker is gone already is fine; one that is not declared is an error."""
         from flux.subprocess import rexec_bg
 
         # A process of the rexec service is the broker's own child. It answers when that has started, so the answer is
@@ -176,8 +176,11 @@ class RealInstance:
         kill = ["/bin/sh", "-c", 'kill -TERM "$PPID"']
 
         def stop(host: Host) -> Future[None]:
+            what = f"stop the broker of {host}"
+            if host not in self._ranks:
+                return _failed(InstanceError(f"cannot {what}: this instance has no such host"))
             return self._track(
-                f"stop the broker of {host}",
+                what,
                 lambda: rexec_bg(self._handle, kill, cwd="/", env={}, nodeid=self._ranks[host]),
                 _unless_unreachable,
             )
@@ -202,7 +205,8 @@ class RealInstance:
         from flux.constants import FLUX_MSGTYPE_REQUEST, FLUX_ROLE_ALL
 
         try:
-            self._handle.service_register(SERVICE).get()
+            with self._handle.in_reactor():  # see _read_facts
+                self._handle.service_register(SERVICE).get()
         except OSError as error:
             if error.errno == errno.EEXIST:
                 raise InstanceError(
@@ -258,16 +262,14 @@ class RealInstance:
 
     def _track(self, what: str, send: Callable[[], Any], result: Callable[[Any], T]) -> Future[T]:
         """Send a request; ``result`` turns the fulfilled Flux future into the answer. ``what`` goes after "cannot"."""
-        done: Future[T] = Future()
-        done.set_running_or_notify_cancel()  # from here on nobody can cancel it
         if self._handle is None:
-            done.set_exception(Disconnected(f"cannot {what}: the connection to the broker is closed"))
-            return done
+            return _failed(Disconnected(f"cannot {what}: the connection to the broker is closed"))
         try:
             rpc = send()
         except OSError as error:
-            done.set_exception(_error(what, error))
-            return done
+            return _failed(_error(what, error))
+        done: Future[T] = Future()
+        done.set_running_or_notify_cancel()  # from here on nobody can cancel it
 
         def on_response(_rpc: object) -> None:
             del self._pending[rpc]
@@ -497,7 +499,9 @@ def _ids(idset: str) -> frozenset[int]:
 
 
 def _read_facts(handle: Any) -> InstanceFacts:
-    config = handle.conf_get()
+    # Outside of a reactor, a future that fails in get() leaves SIGINT at its default action.
+    with handle.in_reactor():
+        config = handle.conf_get()
     return InstanceFacts(
         version=handle.attr_get("version"),
         owner_uid=int(handle.attr_get("security.owner")),
@@ -513,6 +517,12 @@ def _unless_unreachable(rpc: Any) -> None:
     except OSError as error:
         if error.errno != errno.EHOSTUNREACH:
             raise
+
+
+def _failed(error: InstanceError) -> Future[Any]:
+    done: Future[Any] = Future()
+    done.set_exception(error)
+    return done
 
 
 def _all(futures: Sequence[Future[None]]) -> Future[None]:

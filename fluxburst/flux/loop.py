@@ -99,8 +99,9 @@ class FluxLoop:
         self._anchor.reactor_stop(self._reactor)
 
     def close(self) -> None:
-        """Free the reactor's watchers and sockets. Handles are detached first, by those who attached them."""
+        """Free the reactor. Handles are released before, by those who attached them."""
         self._wake_watcher.destroy()
+        _close(self._anchor)
         self._wake_r.close()
         self._wake_w.close()
 
@@ -113,14 +114,10 @@ class FluxLoop:
         """Close an attached handle, after its own callbacks if the reactor runs. Nothing of it may be used again."""
         self._disconnects.pop(handle, None)
 
-        def close() -> None:
-            with handle:  # leaving closes it, however many references Python has
-                pass
-
         if self._in_reactor:
-            self.call_soon_threadsafe(close)
+            self.call_soon_threadsafe(_close, handle)
         else:
-            close()
+            _close(handle)
 
     def guard(self, callback: Callable[..., object]) -> Callable[..., None]:
         """``callback`` for a Flux watcher or future, with its exceptions handed to :meth:`run_forever`.
@@ -171,6 +168,12 @@ class FluxLoop:
             raise InstanceError("the Flux reactor stopped with an error, though every broker connection is up")
         for handle in lost:
             self._run(self._disconnects.pop(handle))
+
+
+def _close(handle: Any) -> None:
+    """Close a Flux handle now, however many references Python has to it."""
+    with handle:
+        pass
 
 
 class _Signals:

@@ -173,6 +173,11 @@ class PrivateInstance(AbstractContextManager["PrivateInstance"]):
         for host in hosts:
             _kill_session(self._followers[host].pid)
 
+    def kill_lead(self) -> None:
+        """End the lead at once, as when its machine loses its power."""
+        assert self._lead is not None  # it was started
+        _kill_session(self._lead.pid)
+
     def run(self, *arguments: str) -> str:
         """What ``flux ARGUMENTS`` prints when it is run in this instance.
 

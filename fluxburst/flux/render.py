@@ -294,13 +294,13 @@ def _extend_resources(lead: dict[str, Any], config: BurstConfig) -> None:
 
 
 def _cover(lists: Iterator[str]) -> Iterator[str]:
-    """The host lists that are needed to name all hosts, each as the site wrote it."""
+    """Host lists that name every host once, as the site wrote them where they do not overlap."""
     seen: set[str] = set()
     for text in lists:
-        hosts = set(hostlist.expand(text))
-        if not hosts <= seen:
-            yield text
-        seen |= hosts
+        hosts = hostlist.expand(text)
+        more = [host for host in hosts if host not in seen]
+        yield from [text] if len(more) == len(hosts) else more
+        seen.update(more)
 
 
 def _extend_queues(lead: dict[str, Any], config: BurstConfig) -> None:
@@ -366,11 +366,12 @@ def _extend_ingest(lead: dict[str, Any], config: BurstConfig, frobnicator: Path)
         )
     place = plugins.index("constraints") if "constraints" in plugins else len(plugins)
     table["plugins"] = [*plugins[:place], str(frobnicator), *plugins[place:]]
-    lead["burst"] = burst_table(lead, config, frobnicator)
+    burst = burst_table(lead, config, frobnicator)
     job_ingest = lead.setdefault("modules", {}).setdefault("job-ingest", {})
     if "ranks" not in job_ingest:
         own = set(bootstrap_hosts(lead)) - {host for pool in config.pool for host in config.hosts_of(pool)}
-        job_ingest["ranks"] = lead["burst"]["ingest_ranks"] = _first(len(own))
+        job_ingest["ranks"] = burst["ingest_ranks"] = _first(len(own))
+    lead["burst"] = burst
 
 
 def burst_table(lead: Mapping[str, Any], config: BurstConfig, frobnicator: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from fluxburst.model import (
     NodeReport,
     Offer,
     Order,
+    PoolSpec,
     Refusal,
     RequestId,
     Secret,
@@ -20,7 +21,7 @@ from fluxburst.model import (
     Shrink,
 )
 from fluxburst.provider.hookspecs import hookimpl
-from fluxburst.provider.protocol import PoolSpec, Provider, ProviderContext, ProviderFactory, options
+from fluxburst.provider.protocol import Provider, ProviderContext, ProviderFactory, options
 
 __all__ = [
     "BootMaterial",

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from fluxburst.config import explain
 from fluxburst.errors import ConfigError
-from fluxburst.model import Demand, Finding, Host, NodeId, NodeReport, Offer, Order, Refusal, Shrink
-
-
-@dataclass(frozen=True, slots=True)
-class PoolSpec:
-    """One ``[pool.NAME]`` table as its provider sees it. ``options`` is the free table ``[pool.NAME.options]``."""
-
-    name: str
-    hosts: tuple[Host, ...]
-    cores: int
-    gpus: int = 0
-    usd_per_node_hour: float | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+from fluxburst.model import Demand, Finding, NodeId, NodeReport, Offer, Order, PoolSpec, Refusal, Shrink
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +73,3 @@ def options(model: type[_Model], table: Mapping[str, Any], where: str) -> _Model
         return model.model_validate(dict(table))
     except ValidationError as error:
         raise ConfigError(explain(error, where)) from None
-
-
-def explain(error: ValidationError, where: str = "") -> str:
-    """One line for each thing that pydantic found wrong: ``[table] key: what``."""
-    lines = []
-    for item in error.errors(include_url=False):
-        place = [str(part) for part in item["loc"]]
-        table, key = ".".join([where, *place[:-1]] if where else place[:-1]), place[-1] if place else ""
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = "unknown key; remove it or mend its spelling"
-        elif item["type"] == "missing":
-            message = "is required"
-        lines.append(f"[{table}] {key}: {message}" if table else f"{key}: {message}")
-    return "\n".join(lines)

@@ -84,9 +84,9 @@ class Job:
     userid: int
     urgency: int
     submitted: Mapping[str, Any]
-    """The whole jobspec as submitted."""
+    """The jobspec as its owner gave it."""
     spec: dict[str, Any]
-    """As in the journal: without the environment, every update applied. Replaced, never changed."""
+    """As in the journal: amended at ingest, every update applied, without the environment. Replaced, never changed."""
     demand: Demand
     run_s: float
     priority: int = 0
@@ -209,7 +209,7 @@ class MockInstance:
 
     def submit(self, spec: Mapping[str, Any], *, urgency: int = 16, userid: int | None = None) -> JobId:
         """Take in a job, by default of the instance owner."""
-        full, visible = self._ingest(spec)
+        visible = self._ingest(spec)
         system = jobspec.system(visible)
         try:
             demand = jobspec.demand(visible, constraint=system.get("constraints"))
@@ -222,7 +222,7 @@ class MockInstance:
             id=next(self._ids),
             userid=self.facts.owner_uid if userid is None else userid,
             urgency=urgency,
-            submitted=full,
+            submitted=spec,
             spec=visible,
             demand=demand,
             run_s=run_seconds(visible),
@@ -312,10 +312,11 @@ class MockInstance:
         self._nodes_changed("drain", nodes, reason)
 
     def undrain(self, hosts: Collection[Host]) -> None:
-        nodes = self._lookup_nodes(hosts)
+        nodes = [node for node in self._lookup_nodes(hosts) if node.drained is not None]
         for node in nodes:
             node.drained = None
-        self._nodes_changed("undrain", nodes)
+        if nodes:
+            self._nodes_changed("undrain", nodes)
 
     def allocated(self) -> frozenset[Host]:
         return frozenset(host for host, jobs in self._on_host.items() if jobs)
@@ -382,24 +383,24 @@ class MockInstance:
 
     # A job's life (RFC 21)
 
-    def _ingest(self, spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The jobspec as Flux keeps it and as the journal shows it."""
+    def _ingest(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """The jobspec as the journal shows it: amended by the frobnicators, without the environment."""
         system = dict(jobspec.system(spec))
         if self._default_queue:
             system.setdefault("queue", self._default_queue)
-        full = with_system(spec, system)
+        amended = with_system(spec, system)
         if self._frobnicate is not None:
             try:
-                self._frobnicate(full)
+                self._frobnicate(amended)
             except ValueError as error:
                 raise InstanceError(str(error)) from None
-        system = full["attributes"]["system"]
+        system = amended["attributes"]["system"]
         if queue := system.get("queue"):
             if queue not in self._queues:
                 raise InstanceError(f"Invalid queue '{queue}' specified")
             add_constraint(system, self._queues[queue])
-        visible = with_system(full, {key: value for key, value in system.items() if key != "environment"})
-        return full, visible
+        system.pop("environment", None)
+        return amended
 
     def _hold_back(self, job: Job, dependencies: Iterable[Mapping[str, Any]]) -> None:
         for dependency in dependencies:
@@ -474,6 +475,7 @@ class MockInstance:
         """A fatal exception: what ran is ended with this wait status, what waited is over."""
         before, job.state = job.state, State.CLEANUP
         self._scheduler.remove(job.id)
+        self._kick()
         context = {"type": kind, "severity": 0, "note": note}
         self._post(job, "exception", context | {"userid": self.facts.owner_uid if userid is None else userid})
         if before is State.RUN:

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 
@@ -20,8 +20,8 @@ from tests.contract.real import RealHarness
 Mode = Literal["queue", "open"]
 Open = Callable[[str, Mode], Harness]
 
-MOCKS = ("fifo", "easy")
-REALS: tuple[Scheduler, ...] = ("sched-simple", "fluxion-easy", "fluxion-fcfs")
+MOCKS: dict[str, Literal["fifo", "easy"]] = {"fifo": "fifo", "easy": "easy"}
+REALS: dict[str, Scheduler] = {name: name for name in get_args(Scheduler)}
 
 
 def backends(mode: Mode, *schedulers: str) -> list[Any]:
@@ -32,8 +32,6 @@ def backends(mode: Mode, *schedulers: str) -> list[Any]:
 
 
 QUEUE_MODE = backends("queue", *MOCKS, "sched-simple", "fluxion-easy")
-OPEN_MODE = backends("open", *MOCKS, "fluxion-easy")
-FCFS = backends("queue", "fluxion-fcfs")
 
 
 @pytest.fixture(scope="session")
@@ -52,13 +50,12 @@ def open_harness() -> Iterator[Open]:
 
 
 def _start(scheduler: str, mode: Mode, stack: ExitStack) -> Harness:
-    if scheduler == "fifo" or scheduler == "easy":
-        return MockHarness(scheduler=scheduler, mode=mode)
+    if scheduler in MOCKS:
+        return MockHarness(scheduler=MOCKS[scheduler], mode=mode)
     # Flux makes Unix sockets there, whose paths must be short.
     directory = Path(tempfile.mkdtemp(prefix="fb-", dir="/tmp"))
     stack.callback(shutil.rmtree, directory, ignore_errors=True)
-    real: Scheduler = next(name for name in REALS if name == scheduler)
-    return RealHarness(scheduler=real, mode=mode, directory=directory)
+    return RealHarness(scheduler=REALS[scheduler], mode=mode, directory=directory)
 
 
 def _clean(harness: Harness) -> Iterator[Harness]:
@@ -66,9 +63,15 @@ def _clean(harness: Harness) -> Iterator[Harness]:
     steps.clean_up(harness)
 
 
-@pytest.fixture(params=QUEUE_MODE + OPEN_MODE)
+@pytest.fixture(params=QUEUE_MODE + backends("open", *MOCKS))
 def any_mode(request: pytest.FixtureRequest, open_harness: Open) -> Iterator[Harness]:
-    """Named queues or none; the job's home is where it runs by default."""
+    """For what does not depend on queues. The real ones have some, to keep the suite short."""
+    yield from _clean(open_harness(*request.param))
+
+
+@pytest.fixture(params=backends("open", *MOCKS, "fluxion-easy"))
+def open_mode(request: pytest.FixtureRequest, open_harness: Open) -> Iterator[Harness]:
+    """No named queues: jobs run wherever nodes are up."""
     yield from _clean(open_harness(*request.param))
 
 
@@ -77,7 +80,7 @@ def queues(request: pytest.FixtureRequest, open_harness: Open) -> Iterator[Harne
     yield from _clean(open_harness(*request.param))
 
 
-@pytest.fixture(params=QUEUE_MODE + FCFS)
+@pytest.fixture(params=QUEUE_MODE + backends("queue", "fluxion-fcfs"))
 def any_policy(request: pytest.FixtureRequest, open_harness: Open) -> Iterator[Harness]:
     """Named queues, under Fluxion's default policy too."""
     yield from _clean(open_harness(*request.param))

@@ -21,9 +21,11 @@ class Harness(Protocol):
     scheduler: str
     """``sched-simple``, ``fluxion-easy``, ``fluxion-fcfs`` (real) or ``fifo``, ``easy`` (mock)."""
 
-    instance: Instance
     events: list[InstanceEvent]
     """Everything that the instance delivered to its subscriber since the start, in order."""
+
+    @property
+    def instance(self) -> Instance: ...
 
     def submit(self, jobspec: Mapping[str, Any], *, urgency: int = 16) -> JobId: ...
     def cancel(self, job_id: JobId) -> None: ...

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from fluxburst.flux import bindings
 from fluxburst.flux.instance import RealInstance
 from fluxburst.flux.private import PrivateInstance, Scheduler, private_config
-from fluxburst.flux.protocol import CaughtUp, InstanceEvent, JobEvent
+from fluxburst.flux.protocol import CaughtUp, Instance, InstanceEvent, JobEvent
 from fluxburst.model import Host, JobId
 from tests.contract.harness import GHOSTS
 
@@ -30,8 +30,9 @@ class RealHarness:
         flux = bindings.load(self.private.flux)
         self.private.start()
         try:
-            self.instance = RealInstance.open(self.private.uri)
-            self.loop = self.instance.loop
+            connection = RealInstance.open(self.private.uri)
+            self.instance: Instance = connection
+            self.loop = connection.loop
             self._client: Any = flux.Flux(self.private.uri)  # what a user on the side would use
             if mode == "queue":
                 for queue in ("batch", "burst"):

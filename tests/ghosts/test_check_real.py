@@ -60,15 +60,24 @@ def test_queue_states_are_seen(lead: LeadFactory) -> None:
         assert found["queue gpu"].startswith("is disabled")
 
 
-def test_discovered_resources_and_a_changed_host_list_are_seen(lead: LeadFactory) -> None:
-    def discover(table: dict[str, object]) -> None:
-        del table["resource"]
-
-    with lead("sched-simple", "open", tweak=discover) as running:
+def test_discovered_resources_are_seen(lead: LeadFactory) -> None:
+    with lead("sched-simple", "open", tweak=lambda table: table.pop("resource")) as running:
         found = unfit(running)
         assert found["resources"].startswith("R does not come from the configuration but from discovery")
         assert found["pool c2"] == "R lacks c2-0"
+        assert running._lead is not None
+        running._lead.kill()  # an instance that waits for its R does not end in good order
+
+
+def test_hosts_that_were_added_without_a_restart_are_seen(lead: LeadFactory) -> None:
+    with lead("fluxion-easy", "open") as running:
         running.rendered.lead["bootstrap"]["hosts"].append({"host": "late"})
         running.config_path.write_text(running.rendered.lead_toml())
         running.run("config", "reload")
-        assert unfit(running)["hosts"] == "the instance runs with 7 hosts, its configuration has 8"
+        assert unfit(running) == {"hosts": "the instance runs with 7 hosts, its configuration has 8"}
+
+
+@pytest.mark.parametrize("exclude", ["c2-1", "2"])
+def test_resource_exclude_is_seen_by_host_and_by_rank(lead: LeadFactory, exclude: str) -> None:
+    with lead("fluxion-easy", "open", tweak=lambda table: table["resource"].update(exclude=exclude)) as running:
+        assert unfit(running) == {"pool c2": "c2-1 is in [resource] exclude: no job would ever run there"}

@@ -99,12 +99,3 @@ def test_a_malformed_burst_table_is_named_in_the_lead_s_log(lead: LeadFactory) -
             running.submit("true")
         log = running.run("dmesg")
         assert "[burst] pools: 'pools' is missing; write it with `flux burst config render`" in log
-
-
-def test_the_plugin_s_file_reads_as_python_3_6() -> None:
-    """The oldest Python that flux-core builds with."""
-    import ast
-
-    from .conftest import PLUGIN
-
-    ast.parse(PLUGIN.read_text(), feature_version=(3, 6))

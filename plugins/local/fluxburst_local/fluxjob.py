@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fluxburst.errors import AuthDenied, InvalidOrder, ProviderError, ProviderUnavailable, QuotaExceeded
+from fluxburst.errors import AuthDenied, InvalidOrder, NoCapacity, ProviderError, ProviderUnavailable, QuotaExceeded
 from fluxburst.model import Finding, NodePhase, Order, Severity
 from fluxburst_local.commands import CommandFailed, environment, find, run
 from fluxburst_local.jobs import BOOT, Job, Tags
@@ -17,9 +17,10 @@ from fluxburst_local.options import FluxOptions, FluxSubmission
 
 ERRORS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = (
     (re.compile(r"Unable to connect|lost connection|Connection (refused|reset)|timed out"), ProviderUnavailable),
-    (re.compile(r"unsatisfiable|infeasible|valid queue|invalid|unrecognized|not found"), InvalidOrder),
-    (re.compile(r"ermission|not permitted|access denied"), AuthDenied),
-    (re.compile(r"limit"), QuotaExceeded),
+    (re.compile(r"disabled"), NoCapacity),
+    (re.compile(r"unsatisfiable|exceeds policy limit|valid queue|invalid|unrecognized|not found"), InvalidOrder),
+    (re.compile(r"(?i)permission|not permitted|access denied"), AuthDenied),
+    (re.compile(r"(?i)max|limit"), QuotaExceeded),
 )
 """What flux-submit(1), the validators (flux-config-ingest(5)) and the connectors say, in the order of precedence."""
 

@@ -145,15 +145,19 @@ class JobProvider:
                 raise
 
     def list_nodes(self) -> Sequence[NodeReport]:
-        return [report for job in self._listed() for report in self._reports(job)]
+        kept = self._kept()
+        jobs = self._system.jobs(self._prefix, kept)
+        return [report for job in self._first_of_each(jobs, kept) for report in self._reports(job)]
 
     def release(self, node_ids: Collection[NodeId], /) -> None:
         with self._lock:
             for node_id in node_ids:
                 request_id, _, host = node_id.rpartition(".")
                 self._given_back[RequestId(request_id)].add(Host(host))
-            listed = {self._request_id(job): job for job in self._listed()}
-            cancelled: list[str] = []
+            kept = self._kept()
+            jobs = self._system.jobs(self._prefix, kept)
+            listed = {self._request_id(job): job for job in self._first_of_each(jobs, kept)}
+            cancelled: set[str] = set()
             for request_id, hosts in list(self._given_back.items()):
                 job = listed.get(request_id)
                 if job is not None and job.active and not hosts.issuperset(self._tags_of(job).hosts):
@@ -162,28 +166,23 @@ class JobProvider:
                 if job is None:
                     continue
                 if job.active:
-                    cancelled.append(job.name)
+                    cancelled.add(job.name)
                 else:
                     shutil.rmtree(self._directory(request_id), ignore_errors=True)
             if cancelled:
-                jobs = self._system.jobs(self._prefix, ())
-                self._system.cancel([job.job_id for job in jobs if job.name in cancelled])
+                self._system.cancel([job.job_id for job in jobs if job.active and job.name in cancelled])
 
     def close(self) -> None:
         """Nothing is held between calls."""
 
-    def _listed(self) -> list[Job]:
+    @staticmethod
+    def _first_of_each(jobs: Iterable[Job], kept: Collection[str]) -> list[Job]:
         """One job for each order: the oldest active one, or a failed one that was not released yet."""
-        kept = self._kept()
-        jobs = [
-            job
-            for job in self._system.jobs(self._prefix, kept)
-            if job.active or (job.phase is NodePhase.FAILED and job.name in kept)
-        ]
-        by_name: dict[str, Job] = {}
+        first: dict[str, Job] = {}
         for job in sorted(jobs, key=lambda job: (not job.active, job.job_id)):
-            by_name.setdefault(job.name, job)
-        return list(by_name.values())
+            if job.active or (job.phase is NodePhase.FAILED and job.name in kept):
+                first.setdefault(job.name, job)
+        return list(first.values())
 
     def _reports(self, job: Job) -> Iterable[NodeReport]:
         tags, request_id = self._tags_of(job), self._request_id(job)
@@ -212,12 +211,13 @@ class JobProvider:
         return {self._prefix + path.name for path in self._orders.iterdir()} if self._orders.is_dir() else set()
 
     def _write(self, order: Order) -> Path:
+        flux = find(self._options.flux)
         directory = self._directory(order.request_id)
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = directory / "broker.toml"
         replace(config, order.boot.config_toml)
         script = boot_script(
-            find(self._options.flux),
+            flux,
             str(config),
             order.hosts,
             self._system.index_variable,

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from fluxburst.errors import AuthDenied, InvalidOrder, ProviderError, ProviderUnavailable, QuotaExceeded
+from fluxburst.errors import AuthDenied, InvalidOrder, NoCapacity, ProviderError, ProviderUnavailable, QuotaExceeded
 from fluxburst.model import Finding, NodePhase, Order, Severity
 from fluxburst_local.commands import CommandFailed, environment, run
 from fluxburst_local.jobs import BOOT, Job, Tags
@@ -19,7 +19,8 @@ ERRORS: tuple[tuple[re.Pattern[str], type[ProviderError]], ...] = (
     (re.compile(r"(?i)unable to contact|timed out|connection refused|zero bytes|communication"), ProviderUnavailable),
     (re.compile(r"(?i)authentication|credential|munge|access/permission|permission denied|user.s group"), AuthDenied),
     (re.compile(r"(?i)accounting/QOS policy|QOSMax|QOSGrp|AssocMax|AssocGrp|submit limit"), QuotaExceeded),
-    (re.compile(r"(?i)invalid|not available|more processors|unrecognized|not permitted|exceed"), InvalidOrder),
+    (re.compile(r"(?i)required (partition|node) not available|nodes are busy"), NoCapacity),
+    (re.compile(r"(?i)invalid|not available|more processors|unrecognized|not permitted|exceed|too long"), InvalidOrder),
 )
 """What sbatch(1) and its like say (Slurm's src/common/slurm_errno.c), in the order of precedence."""
 

@@ -248,8 +248,9 @@ class Supervisor:
             for node in nodes:
                 children.append(self._spawn(node))
         except OSError:
-            for node, child in zip(nodes, children, strict=False):
+            for child in children:
                 child.communicate()  # closes the gate, so the child ends
+            for node in nodes:
                 shutil.rmtree(node.run_dir, ignore_errors=True)
             raise
         for node, child in zip(nodes, children, strict=True):

@@ -14,7 +14,7 @@ from tests.local_support import context, order, phases, until, up
 
 from fluxburst.errors import InvalidOrder, ProviderUnavailable
 from fluxburst.flux.private import PrivateInstance, private_config
-from fluxburst.model import Host, NodeId, NodePhase, Severity
+from fluxburst.model import Host, NodeId, Severity
 from fluxburst.provider import Provider
 
 pytestmark = pytest.mark.flux
@@ -93,17 +93,28 @@ def test_followers_that_fail_stay_listed_with_their_last_words_until_released(pr
     assert provider.list_nodes() == []
 
 
-def test_an_order_that_waits_for_nodes_says_so(provider: Provider) -> None:
-    provider.launch(order(1, "burst-0", "burst-1", "burst-2", config="this is no TOML\n"))
-    provider.launch(order(2, "burst-3"))
-    (waits,) = [node for node in provider.list_nodes() if node.host == "burst-3"]
-    assert waits.phase in (NodePhase.STARTING, NodePhase.RUNNING, NodePhase.FAILED)
+def test_an_order_that_waits_for_nodes_is_starting_and_says_so(other: PrivateInstance, provider: Provider) -> None:
+    hog = other.run("submit", "-N3", "--exclusive", "sleep", "600").strip()
+    provider.launch(order(1, "burst-0"))
+    until(lambda: [(node.phase, node.detail) for node in provider.list_nodes()] == [("starting", "waits in SCHED")])
+    other.run("cancel", hog)
 
 
 def test_an_order_that_never_fits_fails_with_the_scheduler_s_reason(provider: Provider) -> None:
-    provider.launch(order(1, "burst-0", cores=64))
-    until(lambda: phases(provider) == {"burst-0": "failed"})
+    provider.launch(order(1, "burst-0", "burst-1", "burst-2", "burst-3"))
+    until(lambda: set(phases(provider).values()) == {"failed"})
     assert "unsatisfiable" in provider.list_nodes()[0].detail
+
+
+def test_the_parent_of_the_service_s_own_instance_is_reached(
+    other: PrivateInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = other.run("batch", "-N1", "--exclusive", "--output=/dev/null", "--wrap", "sleep", "600").strip()
+    other.run("job", "wait-event", "--timeout=20", child, "memo")
+    monkeypatch.setenv("FLUX_URI", other.run("uri", "--local", child).strip())
+    provider = make(context(tmp_path, launcher="flux", flux=str(other.flux), uri="parent"))
+    assert "3 brokers" in provider.check()[1].message
+    other.run("cancel", child)
 
 
 def test_a_second_job_of_one_name_holds_no_nodes_and_goes_with_the_first(

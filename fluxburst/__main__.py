@@ -1,0 +1,3 @@
+from fluxburst.cli import main
+
+main()
