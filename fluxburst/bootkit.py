@@ -70,9 +70,8 @@ def boot_material(live: Mapping[str, Any], config: BurstConfig, certificate: Sec
 _SCRIPT = """\
 #!/bin/sh
 # Runs the follower broker of one host until it has been asked to go (exit status 0, or a signal to this script).
-set -u
 umask 077
-if [ "${{{index}:-}}" = "" ]; then
+if [ -z "${index}" ]; then
     echo "{index} is not set: start this script as a task of the launcher that sets it" >&2
     exit 2
 fi
@@ -90,31 +89,24 @@ unset FLUX_URI FLUX_KVS_NAMESPACE FLUX_JOB_ID_PATH FLUX_PMI_CLIENT_METHODS PMI_F
 
 mkdir -p {work_dir}/"$host" && cd {work_dir}/"$host" || exit 2
 
-asked=
-child=
-trap 'asked=1; [ "$child" = "" ] || kill -TERM "$child" 2>/dev/null' TERM INT HUP
-
-run() {{
-    "$@" &
-    child=$!
-    [ "$asked" = "" ] || kill -TERM "$child"
-    wait "$child"
-    status=$?
-    if [ "$asked" != "" ]; then
-        # Every signal cuts a wait short; the broker may still be on its way out.
-        while kill -0 "$child" 2>/dev/null; do wait "$child"; done
-        exit 0
-    fi
-    child=
+# Shells run this between commands, so "$!" is the broker, or the pause before the next one.
+stop() {{
+    # Again and again: a child that has not yet become its program loses the signal.
+    while kill -TERM "$!" 2>/dev/null; do sleep 1; done
+    exit 0
 }}
+trap stop TERM INT HUP
 
 left={retries}
 while :; do
-    run {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>broker.log 2>&1
+    {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>broker.log 2>&1 &
+    wait "$!"
+    status=$?
     [ "$status" -ne 0 ] || exit 0
     [ "$left" -gt 0 ] || exit "$status"
     left=$((left - 1))
-    run sleep {delay}
+    sleep {delay} &
+    wait "$!"
 done
 """
 
@@ -124,10 +116,10 @@ def boot_script(
 ) -> str:
     """A POSIX shell script that runs one host's follower broker, for launchers that run a command on each node.
 
-    ``flux`` is the Flux executable's path and ``config_dir`` the follower's configuration (directory or file), both as
-    the node sees them. The task's host is ``hosts[$index_variable]``: ``FLUX_TASK_RANK`` in a Flux job,
-    ``SLURM_PROCID`` in a Slurm job. The broker's output goes to ``work_dir/HOST/broker.log``; its run directory is
-    Flux's own, below ``TMPDIR``, as a work directory may be on a file system without sockets.
+    ``flux`` is the Flux executable's path and ``config_dir`` the follower's configuration (directory or file); all
+    paths are absolute, as the node sees them. The task's host is ``hosts[$index_variable]``: ``FLUX_TASK_RANK`` in a
+    Flux job, ``SLURM_PROCID`` in a Slurm job. The broker's output goes to ``work_dir/HOST/broker.log``; its run
+    directory is Flux's own, below ``TMPDIR``, as a work directory may be on a file system without sockets.
 
     The script exits 0 as soon as the broker does (asked to go); any other end is tried again, ``retries`` times in
     all, and then is the script's own status. SIGTERM, SIGINT and SIGHUP stop the broker in good order. Status 2 means

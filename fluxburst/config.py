@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,14 +25,16 @@ def explain(error: ValidationError, where: str = "") -> str:
     """One line for each thing that pydantic found wrong: ``[table] key: what``."""
     lines = []
     for item in error.errors(include_url=False):
-        place = [str(part) for part in item["loc"]]
-        table, key = ".".join([where, *place[:-1]] if where else place[:-1]), place[-1] if place else ""
+        # below a list pydantic counts items and names a union's members; a person looks for the list's key
+        place = [str(part) for part in takewhile(lambda part: isinstance(part, str), item["loc"])]
+        tables, key = [*filter(None, [where]), *place[:-1]], place[-1:]
         message = item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             message = "unknown key; remove it or mend its spelling"
         elif item["type"] == "missing":
             message = "is required"
-        lines.append(f"[{table}] {key}: {message}" if table else f"{key}: {message}")
+        head = " ".join([*([f"[{'.'.join(tables)}]"] if tables else []), *key])
+        lines.append(f"{head}: {message}" if head else message)
     return "\n".join(lines)
 
 

@@ -8,22 +8,22 @@ _FORM = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+)(ms|s|m|h|d)?")
 _UNITS_S = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def parse(text: str | float) -> float:
+def parse(text: object) -> float:
     """Seconds of a duration: ``"5m"`` gives 300.0, a number is seconds already.
 
     Raises:
         ValueError: neither a number at or above 0 nor such a text.
     """
-    if isinstance(text, bool):
-        raise ValueError(f"{text!r} is no duration; write such as '90s', '5m' or '1.5h'")
-    if isinstance(text, int | float):
-        if not 0 <= text < float("inf"):
-            raise ValueError(f"{text!r} is no duration: it must be 0 or more")
-        return float(text)
-    match = _FORM.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is no duration; write such as '90s', '5m' or '1.5h'")
-    return float(match[1]) * _UNITS_S[match[2]]
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        seconds = float(text)
+    else:
+        match = _FORM.fullmatch(text.strip()) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f"{text!r} is no duration; write such as '90s', '5m' or '1.5h'")
+        seconds = float(match[1]) * _UNITS_S[match[2]]
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"{text!r} is no duration: it must be 0 or more, and finite")
+    return seconds
 
 
 def show(seconds: float) -> str:

@@ -1,31 +1,43 @@
-"""Host lists (RFC 29) and id sets (RFC 22), by ClusterShell's NodeSet and RangeSet."""
+"""Host lists (RFC 29) and id sets (RFC 22).
+
+They are expanded here, and only folded by ClusterShell: its NodeSet sorts what it reads, while the order of a host list
+gives Flux its ranks, and it knows operators (``!``, ``&``, ``@``, ``/``) that mean nothing to Flux.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
 
-from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetParseError
-from ClusterShell.RangeSet import RangeSet, RangeSetParseError
+from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
 
 from fluxburst.model import Host
 
 LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 """RFC 1035 label, digits allowed in front (RFC 1123): what Flux and the clouds both take as a host name."""
 
+MOST = 1 << 20
+"""No list may have more members: they come from users too, and ``c[0-999999999]`` is soon written."""
+
+_PART = re.compile(r"(?P<head>[^\s,\[\]]*)(?:\[(?P<ids>[^\[\]]+)\](?P<tail>[^\s,\[\]]*))?")
+_SPAN = re.compile(r"(?P<first>[0-9]{1,18})(?:-(?P<last>[0-9]{1,18}))?")
+
 
 def expand(text: str) -> tuple[Host, ...]:
-    """All hosts of a host list in its own order: ``c[0-2]`` gives c0, c1, c2.
+    """All hosts of a host list in its own order: ``c[0-2]`` gives c0, c1, c2; ``c[08-10]`` gives c08, c09, c10.
 
     Raises:
-        ValueError: the text is no host list, is empty, or names a host twice.
+        ValueError: the text is no host list, is empty, names a host twice, or more than :data:`MOST`.
     """
     hosts: list[str] = []
     for part in re.split(r",(?![^\[]*\])", text):
-        try:
-            hosts += list(NodeSet(part.strip(), resolver=RESOLVER_NOGROUP))
-        except NodeSetParseError as error:
-            raise ValueError(f"{text!r} is no host list: {error}") from None
+        match = _PART.fullmatch(part.strip())
+        if match is None:
+            raise ValueError(f"{text!r} is no host list; write such as 'c2-[0-63]'")
+        if match["ids"] is None:
+            hosts += [match["head"]] if match["head"] else []
+        else:
+            hosts += [f"{match['head']}{member}{match['tail']}" for member in _members(match["ids"], text, "host list")]
     if not hosts:
         raise ValueError(f"{text!r} names no host; write such as 'c2-[0-63]'")
     if len(set(hosts)) != len(hosts):
@@ -39,12 +51,25 @@ def fold(hosts: Iterable[str]) -> str:
 
 
 def ids(text: str) -> frozenset[int]:
-    """The members of an id set such as ``0-3,7``.
+    """The members of an id set such as ``0-3,7`` or ``[0-3,7]``.
 
     Raises:
-        ValueError: the text is no id set.
+        ValueError: the text is no id set, or has more than :data:`MOST` members.
     """
-    try:
-        return frozenset(int(member) for member in RangeSet(text))
-    except RangeSetParseError as error:
-        raise ValueError(f"{text!r} is no id set: {error}") from None
+    spans = text[1:-1] if text[:1] == "[" and text[-1:] == "]" else text
+    return frozenset(int(member) for member in _members(spans, text, "id set")) if spans else frozenset()
+
+
+def _members(spans: str, text: str, kind: str) -> list[str]:
+    """The numbers of ``0-3,7`` in their order, each as wide as the first of its span."""
+    members: list[str] = []
+    for span in spans.split(","):
+        match = _SPAN.fullmatch(span)
+        first = int(match["first"]) if match else 0
+        last = int(match["last"] or first) if match else -1
+        if match is None or last < first:
+            raise ValueError(f"{text!r} is no {kind}: {span!r} is neither a number nor a range such as 0-3")
+        if len(members) + last - first >= MOST:
+            raise ValueError(f"{text!r} is too long: a {kind} has {MOST} members at the most")
+        members += [f"{number:0{len(match['first'])}d}" for number in range(first, last + 1)]
+    return members

@@ -9,8 +9,12 @@ from fluxburst.model import JobId
 
 
 def f58(job_id: int) -> str:
-    """The F58 form of an id."""
-    return "ƒ" + base58.b58encode_int(job_id).decode()
+    """The F58 form of an id.
+
+    Raises:
+        RequestError: the number is no id: not an unsigned number of 64 bits.
+    """
+    return "ƒ" + base58.b58encode_int(_checked(job_id, str(job_id))).decode()
 
 
 def parse(text: str) -> JobId:
@@ -20,10 +24,18 @@ def parse(text: str) -> JobId:
         RequestError: the text is none of these.
     """
     try:
-        if text[:1] in ("ƒ", "f") and "." not in text:
-            return JobId(base58.b58decode_int(text[1:]))
         if "." in text:
-            return JobId(int(text.replace(".", ""), 16))
-        return JobId(int(text, 0))
+            number = int(text.replace(".", ""), 16)
+        elif text[:1] in ("ƒ", "f") and len(text) > 1:
+            number = base58.b58decode_int(text[1:])
+        else:
+            number = int(text, 0)
     except ValueError:
-        raise RequestError(f"{text!r} is no job id; write such as ƒ3aXb, f3aXb or 1234") from None
+        number = -1
+    return _checked(number, text)
+
+
+def _checked(number: int, text: str) -> JobId:
+    if not 0 <= number < 1 << 64:
+        raise RequestError(f"{text!r} is no job id; write such as ƒ3aXb, f3aXb or 1234")
+    return JobId(number)

@@ -11,7 +11,9 @@ from fluxburst import hostlist
 from fluxburst.errors import JobspecError
 from fluxburst.model import Constraint, Demand
 
-_RANGE = re.compile(r"\[?(?P<min>\d+)(?:\+|-(?P<max>\d+))(?::\d+(?::[+*^])?)?\]?")
+_RANGE = re.compile(r"(?P<min>\d{1,18})(?:\+|-(?P<max>\d{1,18}))(?::\d{1,18}(?::[+*^])?)?")
+_DEEPEST = 64
+"""How deep constraints may nest: far beyond any use, and far from the end of the interpreter's stack."""
 
 
 def least(count: object, where: str) -> int:
@@ -20,26 +22,24 @@ def least(count: object, where: str) -> int:
     Raises:
         JobspecError: the count is none of these, or its least value is below 1.
     """
-    value: object = None
-    if isinstance(count, int) and not isinstance(count, bool):
-        value = count
-    elif isinstance(count, Mapping):
+    value: object = count
+    if isinstance(count, Mapping):
         value = count.get("min")
         maximum = count.get("max", value)
         if not isinstance(value, int) or not isinstance(maximum, int) or maximum < value:
             raise JobspecError(f"{where}: count {dict(count)!r} is no range with min and max")
     elif isinstance(count, str):
-        match = _RANGE.fullmatch(count)
+        match = _RANGE.fullmatch(count[1:-1] if count[:1] == "[" and count[-1:] == "]" else count)
         if match is not None:
             value = int(match["min"])
             if match["max"] is not None and int(match["max"]) < value:
                 raise JobspecError(f"{where}: count {count!r} ends below its start")
         else:
             try:
-                value = min(hostlist.ids(count.strip("[]")))
+                value = min(hostlist.ids(count))
             except ValueError:
                 raise JobspecError(f"{where}: count {count!r} is neither a number nor an RFC 45 range") from None
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise JobspecError(f"{where}: count {count!r} is not 1 or more")
     return value
 
@@ -67,7 +67,7 @@ def demand(jobspec: Mapping[str, Any], *, constraint: Constraint | None = None, 
     slots = least(top.get("count"), "resources.slot") * max(nodes, 1)
     exclusive = exclusive or top.get("exclusive", False) is True
     cores, gpus = 0, 0
-    for child in top.get("with") or ():
+    for child in _children(top, "resources.slot"):
         kind = child.get("type")
         if child.get("with"):
             raise JobspecError(f"resources.slot.{kind}: nested resources are not supported")
@@ -92,17 +92,35 @@ def demand(jobspec: Mapping[str, Any], *, constraint: Constraint | None = None, 
 
 
 def _only_child(resource: Mapping[str, Any], kind: str, where: str) -> Mapping[str, Any]:
-    children: Sequence[Mapping[str, Any]] = resource.get("with") or []
+    children = _children(resource, where)
     if len(children) != 1 or children[0].get("type") != kind:
         raise JobspecError(f"{where}: exactly one {kind} is supported inside a {resource.get('type')}")
     return children[0]
 
 
+def _children(resource: Mapping[str, Any], where: str) -> Sequence[Mapping[str, Any]]:
+    children = resource.get("with") or []
+    if not isinstance(children, Sequence) or not all(isinstance(child, Mapping) for child in children):
+        raise JobspecError(f"{where}.with: not a list of resources")
+    return children
+
+
 def system(jobspec: Mapping[str, Any]) -> Mapping[str, Any]:
     """``attributes.system`` of a jobspec; empty where it is missing or null."""
-    value = (jobspec.get("attributes") or {}).get("system") or {}
-    if not isinstance(value, Mapping):
-        raise JobspecError("attributes.system: not a table")
+    value: Any = jobspec
+    for place, key in (("attributes", "attributes"), ("attributes.system", "system")):
+        value = value.get(key) or {}
+        if not isinstance(value, Mapping):
+            raise JobspecError(f"{place}: not a table")
+    found: Mapping[str, Any] = value
+    return found
+
+
+def queue(jobspec: Mapping[str, Any]) -> str:
+    """The queue that a job is submitted to; empty where it names none."""
+    value = system(jobspec).get("queue") or ""
+    if not isinstance(value, str):
+        raise JobspecError(f"attributes.system.queue: {value!r} is not a name")
     return value
 
 
@@ -125,19 +143,28 @@ def canonical(constraint: Constraint | None) -> str:
     return json.dumps(constraint, sort_keys=True, separators=(",", ":"))
 
 
-def matches(constraint: Constraint, *, host: str, rank: int, properties: frozenset[str]) -> bool:
+def matches(
+    constraint: Constraint, *, host: str, rank: int, properties: frozenset[str], deepest: int = _DEEPEST
+) -> bool:
     """Whether a node satisfies an RFC 31 constraint. All operators are evaluated, so that malformed ones show.
 
+    Where Flux's schedulers differ it follows Fluxion, the stricter one: nothing satisfies an empty ``or``, and a host's
+    name is none of its properties (librlist, behind sched-simple, takes both).
+
     Raises:
-        JobspecError: an operator is unknown or has operands of the wrong form.
+        JobspecError: an operator is unknown or has operands of the wrong form, or they nest deeper than ``deepest``.
     """
+    if deepest < 1:
+        raise JobspecError(f"constraints: operators nest deeper than {_DEEPEST}")
     if not isinstance(constraint, Mapping) or len(constraint) > 1:
         raise JobspecError(f"constraints: {constraint!r} is not an object with one operator (RFC 31)")
     for operator, operands in constraint.items():
         if not isinstance(operands, Sequence) or isinstance(operands, str):
             raise JobspecError(f"constraints.{operator}: operands must be a list (RFC 31)")
         if operator in ("and", "or", "not"):
-            results = [matches(part, host=host, rank=rank, properties=properties) for part in operands]
+            results = [
+                matches(part, host=host, rank=rank, properties=properties, deepest=deepest - 1) for part in operands
+            ]
             if operator == "or":
                 return any(results)
             return all(results) is (operator == "and")

@@ -70,6 +70,11 @@ class Demand:
         """Slots on each node of a job that counts nodes (rounded up when they do not divide evenly)."""
         return -(-self.slots // self.nodes) if self.nodes else 0
 
+    def slots_on(self, cores: int, gpus: int) -> int:
+        """How many slots fit on a node where so many cores and GPUs are free."""
+        by_cores = cores // self.cores_per_slot
+        return min(by_cores, gpus // self.gpus_per_slot) if self.gpus_per_slot else by_cores
+
 
 @dataclass(frozen=True, slots=True)
 class HostShare:

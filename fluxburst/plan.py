@@ -2,7 +2,8 @@
 
 The first plan is simple: jobs in the scheduler's order (priority, then age), a whole job in one pool, nodes that are
 up or coming before new ones, the first acceptable offer in order of price. What differs between jobs is only their
-:class:`Request`; equal requests that failed once in a plan are not tried again, because capacity only shrinks.
+:class:`Request`; equal requests that failed once in a plan are not tried again: what can be bought only shrinks, and
+room left over on nodes bought meanwhile is for the next plan, which gives it to the first of them.
 """
 
 from __future__ import annotations
@@ -137,10 +138,7 @@ class _Room:
     up: bool
 
     def slots(self, demand: Demand) -> int:
-        if demand.exclusive and not self.whole:
-            return 0
-        by_cores = self.cores // demand.cores_per_slot
-        return min(by_cores, self.gpus // demand.gpus_per_slot) if demand.gpus_per_slot else by_cores
+        return 0 if demand.exclusive and not self.whole else demand.slots_on(self.cores, self.gpus)
 
     def take(self, demand: Demand, slots: int) -> None:
         self.whole = False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fluxburst import durations, jobspec
-from fluxburst.config import BurstConfig
+from fluxburst.config import BurstConfig, Pool
 from fluxburst.errors import FluxburstError, JobspecError, OptionError
 from fluxburst.model import Demand, JobId
 
@@ -122,7 +122,7 @@ def candidate(
         wanted = options(spec)
         demand = jobspec.demand(spec, constraint=_own_constraint(spec, config, queues), spot=wanted.spot)
         pools = _pools(wanted, spec, config)
-        _admit(job_id, userid, spec, wanted, demand, config, choose)
+        pools = _admit(job_id, userid, spec, wanted, demand, pools, config, choose)
     except FluxburstError as error:
         return Candidate(job_id, userid, None, wanted, refusal=str(error))
     return Candidate(job_id, userid, demand, wanted, pools)
@@ -136,8 +136,7 @@ def _own_constraint(
     Flux replaces all constraints when a job changes its queue, and refuses the change when the job has any of its own
     (job-manager's update-queue plugin); such a job can only burst from the pool's own queue.
     """
-    system = jobspec.system(spec)
-    constraint, queue = system.get("constraints"), system.get("queue", "")
+    constraint, queue = jobspec.system(spec).get("constraints"), jobspec.queue(spec)
     jobspec.canonical(constraint)
     if config.mode == "open" or not constraint or queue in config.pool_queues():
         return constraint
@@ -157,7 +156,7 @@ def _pools(wanted: BurstOptions, spec: Mapping[str, Any], config: BurstConfig) -
     providers = {pool.provider for pool in config.pool.values()}
     if wanted.provider and wanted.provider not in providers:
         raise OptionError(f"burst.provider={wanted.provider}: no pool has it; there is {', '.join(sorted(providers))}")
-    submitted_to = config.pool_queues().get(jobspec.system(spec).get("queue", ""))
+    submitted_to = config.pool_queues().get(jobspec.queue(spec))
     pools = tuple(
         name
         for name, pool in config.pool.items()
@@ -174,15 +173,17 @@ def _admit(
     spec: Mapping[str, Any],
     wanted: BurstOptions,
     demand: Demand,
+    pools: tuple[str, ...],
     config: BurstConfig,
     choose: Callable[[Mapping[str, Any]], bool | str | None],
-) -> None:
-    system = jobspec.system(spec)
+) -> tuple[str, ...]:
+    """The pools that the site admits the job to."""
+    system, queue = jobspec.system(spec), jobspec.queue(spec)
     answer = choose(
         {
             "id": job_id,
             "userid": userid,
-            "queue": system.get("queue", ""),
+            "queue": queue,
             "bank": system.get("bank", ""),
             "project": system.get("project", ""),
             "options": wanted,
@@ -194,15 +195,25 @@ def _admit(
     if answer is False:
         raise OptionError("a plugin of this site refused the job without a reason")
     if answer is True:
-        return
+        return pools
     rules = config.select
     if rules.users and userid not in rules.users and _user_name(userid) not in rules.users:
         raise OptionError(f"user {_user_name(userid)} may not burst; ask for an entry in [select] users")
-    queue = system.get("queue", "")
     if rules.queues and queue not in rules.queues and queue not in (config.staging_queue, *config.pool_queues()):
         raise OptionError(f"jobs of queue {queue!r} may not burst; [select] queues admits {', '.join(rules.queues)}")
-    if rules.max_nodes_per_job is not None and demand.nodes > rules.max_nodes_per_job:
-        raise OptionError(f"{demand.nodes} nodes are more than [select] max_nodes_per_job = {rules.max_nodes_per_job}")
+    if rules.max_nodes_per_job is None:
+        return pools
+    least = {name: _least_nodes(demand, config.pool[name]) for name in pools}
+    if min(least.values()) > rules.max_nodes_per_job:
+        raise OptionError(
+            f"{min(least.values())} nodes are more than [select] max_nodes_per_job = {rules.max_nodes_per_job}"
+        )
+    return tuple(name for name in pools if least[name] <= rules.max_nodes_per_job)
+
+
+def _least_nodes(demand: Demand, pool: Pool) -> int:
+    """How many nodes of a pool the demand takes; a job that counts only slots may spread over many."""
+    return demand.nodes or -(-demand.slots // (demand.slots_on(pool.cores, pool.gpus) or 1))
 
 
 def _user_name(userid: int) -> str:

@@ -20,8 +20,15 @@ _COLOURS = {
 }  # fmt: skip
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+class _Table(Table):
+    """Takes text as it is: rich would read the ``[limits]`` of a reason as markup and leave it out."""
+
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
+def _table(*columns: str) -> Table:
+    table = _Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     return table

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fluxburst.controller.effects import ListNodes, Release
-from fluxburst.controller.world import Listing, Node, Tick, World
+from fluxburst.controller.effects import ListNodes, Release, Undrain
+from fluxburst.controller.world import OUR_DRAIN, Listing, Node, Tick, World
 from fluxburst.model import NodeId, Shrink
 from fluxburst.states import NodeState
 
@@ -38,6 +38,9 @@ def _release(world: World, tick: Tick, provider: str, leaving: list[Node]) -> No
             if _launch_unclear(world, node) and not tick.at(node.record.changed_at + LISTING_LAG_S):
                 continue
             tick.change(node, NodeState.GONE, node.record.reason)
+            if (world.hosts[node.record.host].drained or "").startswith(OUR_DRAIN):
+                # a ghost should look like any other; where this is lost, the next join undrains it
+                tick.do(Undrain(node.record.host))
         elif node.record.node_id is not None and _may_go(world, node) and _due(tick, node, listed is not None, fresh):
             ids.append(node.record.node_id)
         elif not fresh:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -67,9 +68,15 @@ def _load_from(command: Path | None, first: ImportError) -> ModuleType:
 
 
 def _ask(command: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     try:
         done = subprocess.run(
-            [command, *arguments], capture_output=True, text=True, check=False, timeout=_PROBE_TIMEOUT_S
+            [command, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_PROBE_TIMEOUT_S,
+            env=environment,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BindingsMissing(f"cannot run {command}: {error}; put a working flux on PATH") from error

@@ -231,21 +231,21 @@ def _owner(_config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
 
 
 def _bootstrap(config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
-    fit = True
+    fit, declared, ghosts = True, frozenset(seen.hosts), frozenset(_ghosts(config))
     for pool in config.pool:
-        missing = [host for host in config.hosts_of(pool) if host not in set(seen.hosts)]
+        missing = [host for host in config.hosts_of(pool) if host not in declared]
         if missing:
             fit = False
             yield _error("hosts", f"[bootstrap] hosts lacks {hostlist.fold(missing)} of [pool.{pool}]", RENDER)
     parents = {
         entry["parent"]: entry["host"]
         for entry in seen.config.get("bootstrap", {}).get("hosts", ())
-        if "parent" in entry and not set(_ghosts(config)).isdisjoint(hostlist.expand(entry["host"]))
+        if "parent" in entry and not ghosts.isdisjoint(hostlist.expand(entry["host"]))
     }
     for parent, host in parents.items():
         fit = False
         yield _error("hosts", f"[bootstrap] hosts: {host} has parent = {parent!r}", "remove it: the lead is the parent")
-    if seen.live and set(seen.live.hosts) != set(seen.hosts):
+    if seen.live and set(seen.live.hosts) != declared:
         fit = False
         yield _error(
             "hosts",

@@ -23,7 +23,7 @@ except ImportError:  # the mock Flux and the tests use it where there is no Flux
 def burstable(system):
     """Is ``attributes.system.burstable`` true, 1 or a table? Flux makes 1 of a bare ``--setattr=burstable``."""
     value = system.get("burstable")
-    return isinstance(value, dict) or (isinstance(value, int) and value == 1)
+    return isinstance(value, dict) or (isinstance(value, (int, float)) and value == 1)
 
 
 def least(count):

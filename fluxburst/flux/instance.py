@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import json
 import os
@@ -15,7 +16,7 @@ from typing import Any, Self, TypeVar
 from fluxburst import hostlist
 from fluxburst.errors import Disconnected, FluxburstError, InstanceError
 from fluxburst.flux import bindings
-from fluxburst.flux.loop import FluxLoop
+from fluxburst.flux.loop import FluxLoop, LoopFuture
 from fluxburst.flux.protocol import (
     JOB_EVENTS,
     Caller,
@@ -38,6 +39,8 @@ _LEAD = 0
 
 _SENTINEL_ID = -1
 """FLUX_JOBID_ANY, which marks the end of the job journal's past."""
+
+_UNREGISTER_TIMEOUT_S = 5.0
 
 _GONE = frozenset({errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN})
 """How a call fails when its own broker has gone away."""
@@ -131,11 +134,17 @@ class RealInstance:
         )
 
     def jobspec(self, job_id: JobId) -> Future[Mapping[str, Any]]:
+        def submitted(rpc: Any) -> Mapping[str, Any]:
+            # J is the signed request, HEADER.PAYLOAD.SIGNATURE in base 64. The key "jobspec" would give what the
+            # frobnicators made of it: submitted once more, it would get its queue's constraints twice.
+            jobspec: dict[str, Any] = json.loads(base64.b64decode(rpc.get()["J"].split(".")[1]))
+            return jobspec
+
         return self._call(
             f"read the jobspec of job {job_id}",
             "job-info.lookup",
-            {"id": job_id, "keys": ["jobspec"], "flags": 0},
-            lambda rpc: json.loads(rpc.get()["jobspec"]),
+            {"id": job_id, "keys": ["J"], "flags": 0},
+            submitted,
         )
 
     def drain(self, hosts: Collection[Host], reason: str) -> Future[None]:
@@ -178,14 +187,14 @@ class RealInstance:
         def stop(host: Host) -> Future[None]:
             what = f"stop the broker of {host}"
             if host not in self._ranks:
-                return _failed(InstanceError(f"cannot {what}: this instance has no such host"))
+                return self._failed(InstanceError(f"cannot {what}: this instance has no such host"))
             return self._track(
                 what,
                 lambda: rexec_bg(self._handle, kill, cwd="/", env={}, nodeid=self._ranks[host]),
                 _unless_unreachable,
             )
 
-        return _all([stop(host) for host in hosts])
+        return self._all([stop(host) for host in hosts])
 
     def set_queue(self, queue: str, *, started: bool) -> Future[None]:
         return self._call(
@@ -234,10 +243,13 @@ class RealInstance:
             self._journals = None
         if self._requests is not None:
             self._requests.destroy()
+            # The broker would do this by itself, but some time after we are gone.
+            with suppress(OSError), handle.in_reactor():
+                handle.service_unregister(SERVICE).wait_for(_UNREGISTER_TIMEOUT_S)
         pending, self._pending = self._pending, {}
         for rpc in pending:
             _destroy(rpc)
-        self._loop.release(handle)  # the broker unregisters a service whose client goes
+        self._loop.release(handle)
         for what, done in pending.values():
             done.set_exception(Disconnected(f"cannot {what}: {reason}"))
 
@@ -256,20 +268,18 @@ class RealInstance:
         topic: str,
         payload: Mapping[str, Any] | None,
         result: Callable[[Any], T] = lambda rpc: rpc.get(),
-        rank: int = _LEAD,
     ) -> Future[T]:
-        return self._track(what, lambda: self._handle.rpc(topic, payload, rank), result)
+        return self._track(what, lambda: self._handle.rpc(topic, payload, _LEAD), result)
 
     def _track(self, what: str, send: Callable[[], Any], result: Callable[[Any], T]) -> Future[T]:
         """Send a request; ``result`` turns the fulfilled Flux future into the answer. ``what`` goes after "cannot"."""
         if self._handle is None:
-            return _failed(Disconnected(f"cannot {what}: the connection to the broker is closed"))
+            return self._failed(Disconnected(f"cannot {what}: the connection to the broker is closed"))
         try:
             rpc = send()
         except OSError as error:
-            return _failed(_error(what, error))
-        done: Future[T] = Future()
-        done.set_running_or_notify_cancel()  # from here on nobody can cancel it
+            return self._failed(_error(what, error))
+        done: LoopFuture[T] = LoopFuture(self._loop)
 
         def on_response(_rpc: object) -> None:
             del self._pending[rpc]
@@ -282,6 +292,31 @@ class RealInstance:
 
         self._pending[rpc] = what, done
         rpc.then(self._loop.guard(on_response))
+        return done
+
+    def _failed(self, error: InstanceError) -> Future[Any]:
+        done: LoopFuture[Any] = LoopFuture(self._loop)
+        done.set_exception(error)
+        return done
+
+    def _all(self, futures: Sequence[Future[None]]) -> Future[None]:
+        """Completed when all of them are, with the first one's error if any has one."""
+        done: LoopFuture[None] = LoopFuture(self._loop)
+        left = len(futures)
+
+        def on_done(_future: object) -> None:
+            nonlocal left
+            left -= 1
+            if left:
+                return
+            error = next((error for future in futures if (error := future.exception()) is not None), None)
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        for future in futures:
+            future.add_done_callback(on_done)
         return done
 
     def _answer(self, message: Any, handler: RpcHandler) -> None:
@@ -517,34 +552,6 @@ def _unless_unreachable(rpc: Any) -> None:
     except OSError as error:
         if error.errno != errno.EHOSTUNREACH:
             raise
-
-
-def _failed(error: InstanceError) -> Future[Any]:
-    done: Future[Any] = Future()
-    done.set_exception(error)
-    return done
-
-
-def _all(futures: Sequence[Future[None]]) -> Future[None]:
-    """Completed when all of them are, with the first one's error if any has one."""
-    done: Future[None] = Future()
-    done.set_running_or_notify_cancel()
-    left = len(futures)
-
-    def on_done(_future: object) -> None:
-        nonlocal left
-        left -= 1
-        if left:
-            return
-        error = next((error for future in futures if (error := future.exception()) is not None), None)
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
-
-    for future in futures:
-        future.add_done_callback(on_done)
-    return done
 
 
 def _destroy(future: Any) -> None:

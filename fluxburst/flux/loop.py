@@ -12,12 +12,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from fluxburst.errors import InstanceError
 from fluxburst.flux import bindings
+
+T = TypeVar("T")
 
 
 class FluxTimer:
@@ -34,6 +37,21 @@ class FluxTimer:
             watcher.destroy()
             # The watcher and its C handle hold each other; cut here, a fired timer needs no garbage collector.
             watcher.wargs = watcher.callback = None
+
+
+class LoopFuture(Future[T]):
+    """A future that is completed on the loop's thread. It cannot be cancelled, and lets no exception get lost.
+
+    A plain one logs what its callbacks raise and goes on; this one hands it to :meth:`FluxLoop.run_forever`.
+    """
+
+    def __init__(self, loop: FluxLoop) -> None:
+        super().__init__()
+        self._loop = loop
+        self.set_running_or_notify_cancel()
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        super().add_done_callback(self._loop.guard(fn))
 
 
 class FluxLoop:
@@ -113,7 +131,6 @@ class FluxLoop:
     def release(self, handle: Any) -> None:
         """Close an attached handle, after its own callbacks if the reactor runs. Nothing of it may be used again."""
         self._disconnects.pop(handle, None)
-
         if self._in_reactor:
             self.call_soon_threadsafe(_close, handle)
         else:
@@ -149,7 +166,7 @@ class FluxLoop:
     def _on_wake(self, *_: object) -> None:
         with suppress(BlockingIOError):
             self._wake_r.recv(65536)
-        for _unused in range(len(self._ready)):
+        for _turn in range(len(self._ready)):  # those that they add come after the reactor's other work
             callback, args = self._ready.popleft()
             self._run(callback, *args)
 
@@ -167,7 +184,9 @@ class FluxLoop:
         if not lost:
             raise InstanceError("the Flux reactor stopped with an error, though every broker connection is up")
         for handle in lost:
-            self._run(self._disconnects.pop(handle))
+            on_disconnect = self._disconnects.pop(handle, None)
+            if on_disconnect is not None:  # the first one told may have closed others
+                self._run(on_disconnect)
 
 
 def _close(handle: Any) -> None:

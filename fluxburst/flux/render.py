@@ -33,6 +33,9 @@ from fluxburst.bootkit import follower_config
 from fluxburst.config import BurstConfig
 from fluxburst.errors import ConfigError
 
+PLUGIN = Path(__file__).with_name("frobnicator.py")
+"""The frobnicator plugin of this installation."""
+
 DEFAULT_FROBNICATORS = ("defaults", "constraints")
 """What Flux runs when ``[ingest.frobnicator] plugins`` is absent (flux-config-ingest(5))."""
 
@@ -126,8 +129,8 @@ def shapes(resource_config: Sequence[Mapping[str, Any]]) -> dict[str, Shape]:
     for index, entry in enumerate(resource_config):
         try:
             shape = Shape(
-                hostlist.ids(entry["cores"]) if "cores" in entry else frozenset(),
-                hostlist.ids(entry["gpus"]) if "gpus" in entry else frozenset(),
+                hostlist.ids(entry.get("cores", "")),
+                hostlist.ids(entry.get("gpus", "")),
                 frozenset(entry.get("properties", ())),
             )
             for host in hostlist.expand(entry["hosts"]):
@@ -241,9 +244,6 @@ def _extend_bootstrap(lead: dict[str, Any], config: BurstConfig) -> None:
             "[bootstrap] curve_cert: is missing; make a certificate with `flux keygen /etc/flux/system/curve.cert` "
             'and set curve_cert = "/etc/flux/system/curve.cert"'
         )
-    for pool, spec in config.pool.items():
-        if re.search(r"\][^,]*\[", spec.hosts):
-            raise ConfigError(f"[pool.{pool}] hosts: {spec.hosts!r} has two ranges in one name; RFC 29 knows one")
     wanted = [{"host": spec.hosts} for spec in config.pool.values()]
     entries = bootstrap["hosts"] = [entry for entry in entries if entry not in wanted]
     own = bootstrap_hosts(lead)
@@ -251,9 +251,10 @@ def _extend_bootstrap(lead: dict[str, Any], config: BurstConfig) -> None:
     for key in ("bind", "connect"):
         if not any(key in entry for entry in lead_entries) and f"default_{key}" not in bootstrap:
             raise ConfigError(f'[bootstrap] hosts: rank 0, {own[0]}, has no {key}; set such as {key} = "tcp://*:8050"')
+    taken = frozenset(own)
     for pool in config.pool:
         for host in config.hosts_of(pool):
-            if host in own:
+            if host in taken:
                 raise ConfigError(
                     f"[pool.{pool}] hosts: {host} is already in the site's [bootstrap] hosts; "
                     "give the pool names that the site does not use"
@@ -349,7 +350,7 @@ def excluded(lead: Mapping[str, Any]) -> frozenset[str]:
     try:
         if re.fullmatch(r"[\[\]\d,-]+", text):
             names = bootstrap_hosts(lead)
-            return frozenset(names[rank] for rank in hostlist.ids(text.strip("[]")) if rank < len(names))
+            return frozenset(names[rank] for rank in hostlist.ids(text) if rank < len(names))
         return frozenset(hostlist.expand(text))
     except ValueError as error:
         raise ConfigError(f"[resource] exclude: {error}") from None

@@ -26,6 +26,8 @@ class Providers:
         for name in sorted({pool.provider for pool in config.pool.values()} | set(config.provider)):
             options = dict(config.provider.get(name, {}))
             kind = options.pop("plugin", name)
+            if not isinstance(kind, str):
+                raise ConfigError(f"[provider.{name}] plugin: {kind!r} is no name; write such as plugin = {name!r}")
             if kind not in plugins.factories:
                 broken = [f"{report.name}: {report.error}" for report in plugins.reports if report.error]
                 known = ", ".join(sorted(plugins.factories)) or "none"

@@ -76,19 +76,33 @@ class Store:
         except BlockingIOError:
             os.close(self._lock)
             raise StoreError(f"state_dir {directory}: another fluxburst service uses it; stop that one first") from None
-        self._db = sqlite3.connect(directory / "state.sqlite", isolation_level=None)
-        self._db.execute("PRAGMA journal_mode = WAL")
-        # FULL: a record of money spent must survive a power cut, not only the end of the process
-        self._db.execute("PRAGMA synchronous = FULL")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
+        try:
+            self._db = sqlite3.connect(directory / "state.sqlite", isolation_level=None)
+        except sqlite3.Error as error:
+            os.close(self._lock)
+            raise StoreError(f"state_dir {directory}: state.sqlite cannot be opened: {error}") from None
+        try:
+            version = self._open_schema()
+        except sqlite3.Error as error:
+            self.close()
+            raise StoreError(f"state_dir {directory}: state.sqlite cannot be used: {error}") from None
+        if version != SCHEMA_VERSION:
             self.close()
             raise StoreError(
                 f"state_dir {directory}: written by another version of fluxburst (schema {version}, "
                 f"this one has {SCHEMA_VERSION}); run that version, or name an empty state_dir once no node lives"
             )
+
+    def _open_schema(self) -> int:
+        """The schema's version; made now, where the file is new."""
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # FULL: a record of money spent must survive a power cut, not only the end of the process
+        self._db.execute("PRAGMA synchronous = FULL")
+        version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            return SCHEMA_VERSION
+        return version
 
     def close(self) -> None:
         """Close without committing what is pending."""

@@ -23,9 +23,10 @@ _STOP_S = 20.0
 class PrivateSite(AbstractContextManager["PrivateSite"]):
     """A lead with its home nodes, ghosts for the pools of a burst.toml, and ``flux burst run`` as a child process.
 
-    ``burst_toml`` is a burst.toml without ``cluster``, ``state_dir`` and ``[lead]``, which are filled in. Everything lives
-    in ``directory``, which should have a short path (Unix sockets are made there) and is left to the caller to remove.
-    ``with`` starts the instance and ends whatever was started; :meth:`start_service` starts the service.
+    ``burst_toml`` is a burst.toml without ``cluster``, ``state_dir`` and ``[lead]``, which are filled in. Everything
+    lives in ``directory``, which should have a short path (Unix sockets are made there) and is left to the caller to
+    remove. ``with`` starts the instance and ends whatever was started; :meth:`start_service` starts the service.
+    ``strays`` tells whether the installed providers are asked, at the end, to release what a test left behind.
     """
 
     def __init__(
@@ -36,10 +37,12 @@ class PrivateSite(AbstractContextManager["PrivateSite"]):
         scheduler: private.Scheduler = "fluxion-easy",
         home_cores: int = 2,
         extra: Mapping[str, Any] | None = None,
+        strays: bool = True,
     ) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         endpoint = f"tcp://127.0.0.1:{private.free_port()}"
         self.directory = directory
+        self._strays = strays
         self.config_path = directory / "burst.toml"
         self.config_path.write_text(
             f'cluster = "private"\nstate_dir = "{directory / "state"}"\n{burst_toml}\n[lead]\nconnect = "{endpoint}"\n',
@@ -76,7 +79,8 @@ class PrivateSite(AbstractContextManager["PrivateSite"]):
         try:
             self.stop_service()
         finally:
-            self._release_all()
+            if self._strays:
+                self._release_all()
             self.instance.close()
 
     @property

@@ -437,7 +437,8 @@ class MockInstance:
 
     def _enqueue(self, job: Job) -> None:
         if job.priority and self._queues[job.queue].started:
-            self._scheduler.add(Request(job.id, job.priority, job.queue, job.demand))
+            shape = dataclasses.replace(job.demand, duration_s=0.0)
+            self._scheduler.add(Request(job.id, job.priority, job.queue, shape, job.demand.duration_s))
         self._kick()
 
     def _kick(self) -> None:

@@ -14,6 +14,7 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Protocol
 
 from fluxburst import jobspec
@@ -47,12 +48,17 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A job as a scheduler sees it. The demand's constraint is all of the job's, its queue's included."""
+    """A job as a scheduler sees it.
+
+    ``shape`` is what it needs of its nodes, with the job's whole constraint and without its duration: jobs that differ
+    in nothing else have the same.
+    """
 
     job_id: JobId
     priority: int
     queue: str
-    demand: Demand
+    shape: Demand
+    duration_s: float
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -235,6 +241,7 @@ class Fifo:
         self._order = itertools.count()
         self.free = self._pool.give_back
         self.nodes_changed = self._pool.changed
+        self.infeasible = cache(self._infeasible)  # what nodes have never changes
 
     def add(self, request: Request) -> None:
         self._waiting[request.job_id] = request
@@ -243,7 +250,7 @@ class Fifo:
     def remove(self, job_id: JobId) -> None:
         self._waiting.pop(job_id, None)
 
-    def infeasible(self, demand: Demand) -> str:
+    def _infeasible(self, demand: Demand) -> str:
         """In sched-simple's own words."""
         nodes = list(self._pool.domain(demand).nodes.values())
         wanted = nodes_wanted(demand)
@@ -279,10 +286,10 @@ class Fifo:
             if self._waiting.get(request.job_id) is not request:  # removed, or added anew since
                 heapq.heappop(self._heap)
                 continue
-            chosen = self._pool.domain(request.demand).choose(request.demand)
+            chosen = self._pool.domain(request.shape).choose(request.shape)
             if chosen is not None:
                 outcome: Allocated | Denied = Allocated(request.job_id, self._pool.take(request.job_id, chosen))
-            elif note := self.infeasible(request.demand):
+            elif note := self.infeasible(request.shape):
                 outcome = Denied(request.job_id, note)
             else:
                 return
@@ -317,6 +324,7 @@ class Easy:
         self._end_of: dict[JobId, float] = {}
         self._reservations: dict[str, Reservation] = {}
         self._epoch = 0
+        self.infeasible = cache(self._infeasible)  # what nodes have never changes
 
     def add(self, request: Request) -> None:
         self._waiting[request.job_id] = request
@@ -336,7 +344,7 @@ class Easy:
         self._pool.changed(nodes)
         self._epoch += 1
 
-    def infeasible(self, demand: Demand) -> str:
+    def _infeasible(self, demand: Demand) -> str:
         nodes = self._pool.domain(demand).nodes.values()
         possible = sum(places_in(demand, node, (node.cores, node.gpus)) for node in nodes)
         return "" if possible >= places_wanted(demand) else "Unsatisfiable request"
@@ -347,29 +355,29 @@ class Easy:
 
     def _schedule_queue(self, queue: list[tuple[tuple[int, int], JobId]], now: float) -> Iterator[Allocated | Denied]:
         reservation: Reservation | None = None
-        blocked: set[Demand] = set()
+        blocked: set[tuple[Demand, bool]] = set()
         position = 0
         while position < min(len(queue), self._depth):
             request = self._waiting[queue[position][1]]
-            if request.demand in blocked:
+            end = now + (request.duration_s or math.inf)
+            delays = reservation is not None and end > reservation.at
+            if not blocked.isdisjoint(((request.shape, False), (request.shape, delays))):
                 position += 1
                 continue
-            end = now + (request.demand.duration_s or math.inf)
-            delays = reservation is not None and end > reservation.at
             avoid = reservation.ranks if reservation is not None and delays else ()
-            chosen = self._pool.domain(request.demand).choose(request.demand, avoid)
+            chosen = self._pool.domain(request.shape).choose(request.shape, avoid)
             if chosen is not None:
                 self.remove(request.job_id)
                 insort(self._ends, (end, request.job_id))
                 self._end_of[request.job_id] = end
                 yield Allocated(request.job_id, self._pool.take(request.job_id, chosen))
-            elif not nodes_wanted(request.demand) and self.infeasible(request.demand):
+            elif not nodes_wanted(request.shape) and self.infeasible(request.shape):
                 self.remove(request.job_id)
                 yield Denied(request.job_id, 'alloc denied due to type="unsatisfiable"')
             else:
                 if not blocked:
                     reservation = self._reserve(request)
-                blocked.add(request.demand)
+                blocked.add((request.shape, delays))
                 position += 1
 
     def _reserve(self, request: Request) -> Reservation | None:
@@ -377,10 +385,10 @@ class Easy:
         known = self._reservations.get(request.queue)
         if known is not None and known.job_id == request.job_id and known.epoch == self._epoch:
             return known  # jobs that ended early since only make it sooner
-        domain = self._pool.domain(request.demand)
+        domain = self._pool.domain(request.shape)
         free: dict[int, Free] = {}
-        places = {node.rank: count for node, count in domain.candidates(request.demand)}
-        total, wanted = sum(places.values()), places_wanted(request.demand)
+        places = {node.rank: count for node, count in domain.candidates(request.shape)}
+        total, wanted = sum(places.values()), places_wanted(request.shape)
         for at, job_id in self._ends:
             if math.isinf(at):
                 break
@@ -389,7 +397,7 @@ class Easy:
                     continue
                 had = free.get(node.rank, node.free)
                 free[node.rank] = (had[0] + cores, had[1] + gpus)
-                count = places_in(request.demand, node, free[node.rank])
+                count = places_in(request.shape, node, free[node.rank])
                 total += count - places.get(node.rank, 0)
                 places[node.rank] = count
             if total >= wanted:

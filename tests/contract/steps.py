@@ -127,13 +127,15 @@ def active(harness: Harness) -> list[JobId]:
 
 
 def clean_up(harness: Harness) -> None:
-    """Leave no job, and no host drained. Followers stay, for the next test's sake."""
+    """Leave no job, no host drained, and no event of a job. Followers stay, for the next test's sake."""
     for job_id in active(harness):
         # It may be over by now, or be on its way out.
         with contextlib.suppress(OSError, InstanceError):
             harness.cancel(job_id)
     harness.run_until(lambda: not active(harness))
     wait(harness, harness.instance.undrain([HOME, *GHOSTS]))
+    # Every wait looks through all events, again and again.
+    harness.events[:] = [event for event in harness.events if not isinstance(event, JobEvent)]
 
 
 def refusal(harness: Harness, future: Future[Any]) -> str:

@@ -167,8 +167,7 @@ def test_cancelling_a_job_that_waits_ends_it_at_once(any_mode: Harness) -> None:
 def test_cancelling_a_job_that_waits_for_another_ends_it_at_once(any_mode: Harness) -> None:
     first = any_mode.submit(job(), urgency=0)
     second = any_mode.submit(job(dependencies=[{"scheme": "afterany", "value": str(first)}]))
-    event(any_mode, second, "submit")
-    never(any_mode, lambda: "depend" in names(any_mode, second), within_s=0.05)
+    event(any_mode, any_mode.submit(job(), urgency=0), "depend")  # so the one before it has been validated
     any_mode.cancel(second)
     assert run(any_mode, second) == ["submit", "exception", "clean"]
 
@@ -176,8 +175,6 @@ def test_cancelling_a_job_that_waits_for_another_ends_it_at_once(any_mode: Harne
 def test_cancelling_a_running_job_ends_it_with_a_status(any_mode: Harness) -> None:
     job_id = any_mode.submit(job("sleep", "60"))
     event(any_mode, job_id, "start")
-    # A shell that has only just begun would not die of the signal.
-    never(any_mode, lambda: "finish" in names(any_mode, job_id), within_s=0.2)
     any_mode.cancel(job_id)
     assert run(any_mode, job_id) == [*LIFE[:5], "exception", *LIFE[5:]]
     assert context(any_mode, job_id, "exception")["type"] == "cancel"

@@ -9,9 +9,9 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -24,6 +24,8 @@ from fluxburst.model import Host, JobId
 from tests.contract.harness import GHOSTS, HOME
 from tests.contract.real import RealHarness
 from tests.contract.steps import event, job, wait
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.flux
 
@@ -114,6 +116,25 @@ def test_a_running_job_of_the_past_comes_with_its_allocation(harness: RealHarnes
     instance.close()
 
 
+def test_a_moved_job_of_the_past_comes_with_its_updates_applied_and_told(harness: RealHarness) -> None:
+    job_id = harness.submit(job(queue="staging"))
+    event(harness, job_id, "priority")
+    wait(harness, harness.instance.move(job_id, "burst"))
+    instance, events = follow(harness)
+    past = {event.name: event for event in events if isinstance(event, JobEvent)}
+    assert past["submit"].jobspec is not None
+    assert past["submit"].jobspec["attributes"]["system"]["queue"] == "burst"
+    assert past["jobspec-update"].context["attributes.system.queue"] == "burst"
+    instance.close()
+
+
+def test_two_connections_of_one_loop_learn_of_the_loss_each(harness: RealHarness) -> None:
+    other, events = follow(harness)
+    harness.private.kill_lead()
+    harness.run_until(lambda: bool(lost(harness.events)) and bool(lost(events)))
+    assert isinstance(other.allocated().exception(), Disconnected)
+
+
 def test_events_arrive_within_milliseconds(harness: RealHarness) -> None:
     delays: list[float] = []
 
@@ -150,8 +171,11 @@ def test_host_states_of_the_past_and_of_now_are_told(harness: RealHarness) -> No
 
 def test_a_drain_from_before_the_last_restart_is_told_though_the_log_has_forgotten_it(short_path: Path) -> None:
     config = private_config({"burst": (",".join(GHOSTS), 2)}, mode="open")
+    config["resource"]["history"] = "0"  # 90 days in some releases of Flux
     with PrivateInstance(short_path, config, scheduler="sched-simple") as private:
         private.run("resource", "drain", GHOSTS[1], "disk", "is", "slow")
+    with PrivateInstance(short_path, config, scheduler="sched-simple"):
+        pass  # which drops from the log what the checkpoint holds
     with PrivateInstance(short_path, config, scheduler="sched-simple") as private:
         instance = RealInstance.open(private.uri)
         events: list[InstanceEvent] = []
@@ -203,6 +227,12 @@ def test_a_second_subscriber_is_refused(harness: RealHarness) -> None:
 def test_opening_where_no_broker_listens_says_so(short_path: Path) -> None:
     with pytest.raises(InstanceError, match=f"local://{short_path}/none.*"):
         RealInstance.open(f"local://{short_path}/none")
+
+
+def test_an_exception_of_a_future_s_callback_comes_out_of_run_forever(harness: RealHarness) -> None:
+    harness.instance.allocated().add_done_callback(lambda _future: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        harness.loop.run_forever()
 
 
 # The end of a connection
@@ -320,21 +350,12 @@ def test_an_exception_of_the_subscriber_comes_out_of_run_forever(harness: RealHa
 # The service
 
 
-def in_thread(harness: RealHarness, work: Callable[[], Any]) -> Any:
+def in_thread(harness: RealHarness, work: Callable[[], T]) -> T:
     """Do blocking work as another process would, while the loop serves; its result or its error."""
-    done: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except Exception as error:  # noqa: BLE001 - handed to the test
-            done.set_exception(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    harness.run_until(done.done)
-    thread.join()
-    return done.result()
+    with ThreadPoolExecutor(1) as executor:
+        done = executor.submit(work)
+        harness.run_until(done.done)
+        return done.result()
 
 
 def test_the_service_answers_its_caller(harness: RealHarness) -> None:
@@ -383,21 +404,12 @@ def test_a_failure_of_the_service_is_answered_and_comes_out_of_run_forever(harne
     def handler(_method: str, _payload: Mapping[str, Any], _caller: Caller) -> Mapping[str, Any]:
         raise LookupError("a bug")
 
-    answers: list[Exception] = []
-
-    def work() -> None:
-        try:
-            client.call("status", {}, harness.private.uri)
-        except InstanceError as error:
-            answers.append(error)
-
     harness.instance.serve(handler)
-    thread = threading.Thread(target=work)
-    thread.start()
-    with pytest.raises(LookupError, match="a bug"):
-        harness.run_until(lambda: False)
-    thread.join()
-    assert str(answers[0]) == "burst.status: the burst service failed; its log tells why"
+    with ThreadPoolExecutor(1) as executor:
+        answer = executor.submit(client.call, "status", {}, harness.private.uri)
+        with pytest.raises(LookupError, match="a bug"):
+            harness.run_until(lambda: False)
+        assert str(answer.exception()) == "burst.status: the burst service failed; its log tells why"
 
 
 def test_a_client_that_goes_away_does_not_reach_the_handler(harness: RealHarness) -> None:

@@ -14,14 +14,11 @@ from typing import Any
 
 import pytest
 
-import fluxburst.flux
 from fluxburst import bootkit, config, hostlist
 from fluxburst.config import BurstConfig
 from fluxburst.flux import bindings
 from fluxburst.flux.private import PrivateInstance, Scheduler, free_port, scheduler_config
-from fluxburst.flux.render import Rendered, render
-
-PLUGIN = Path(fluxburst.flux.__file__).with_name("frobnicator.py")
+from fluxburst.flux.render import PLUGIN, Rendered, render
 
 BURST_TOML = """
 cluster = "corona"
@@ -94,16 +91,20 @@ class Lead(PrivateInstance):
             if entry.name == event:
                 waiting -= {names[rank] for rank in IDset(entry.context["idset"])}
 
-    @contextlib.contextmanager
-    def follower(self, host: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A follower as a provider would start it, by the rendered follower file and the boot script."""
+    def boot_script(self, hosts: list[str]) -> Path:
+        """The script that boots these hosts by the rendered follower file."""
         folder = self.directory / "follower.d"
         folder.mkdir(exist_ok=True)
         (folder / "system.toml").write_text(self.rendered.follower_toml())
         script = self.directory / "boot.sh"
-        script.write_text(
-            bootkit.boot_script(str(self.flux), str(folder), [host], "FLUX_TASK_RANK", str(self.directory / "work"))
-        )
+        work = str(self.directory / "work")
+        script.write_text(bootkit.boot_script(str(self.flux), str(folder), hosts, "FLUX_TASK_RANK", work))
+        return script
+
+    @contextlib.contextmanager
+    def follower(self, host: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A follower that the boot script runs without any launcher."""
+        script = self.boot_script([host])
         process = subprocess.Popen(["sh", script], env={"FLUX_TASK_RANK": "0", "PATH": "/usr/bin:/bin"})
         try:
             self.wait_for({host})
@@ -135,8 +136,10 @@ def lead() -> Iterator[LeadFactory]:
             burst_config, site(port, str(certificate), **scheduler_config(scheduler), **tables), frobnicator=PLUGIN
         )
         tweak(rendered.lead)
-        instance = Lead(root / "i", burst_config, rendered)
-        subprocess.run([instance.flux, "keygen", certificate], check=True, capture_output=True)
+        instance = Lead(root / str(len(list(root.iterdir()))), burst_config, rendered)
+        instance.directory.mkdir()
+        if not certificate.exists():
+            subprocess.run([instance.flux, "keygen", certificate], check=True, capture_output=True)
         return instance
 
     yield make

@@ -141,11 +141,6 @@ def broken(change: str) -> dict[str, Any]:
         ("[burst]\nmode = 3", "", [r"\[burst\]", "remove the table"]),
         (
             "",
-            '[pool.x]\nprovider = "local"\nhosts = "r[0-1]c[0-1]"\ncores = 1\n',
-            [r"\[pool.x\] hosts", "two ranges"],
-        ),
-        (
-            "",
             '[pool.x]\nprovider = "local"\nhosts = "x-0"\ncores = 1\nproperty = "gpu"\n',
             [r"\[queues.gpu\] requires", r"\[pool.x\]"],
         ),

@@ -99,3 +99,19 @@ def test_a_malformed_burst_table_is_named_in_the_lead_s_log(lead: LeadFactory) -
             running.submit("true")
         log = running.run("dmesg")
         assert "[burst] pools: 'pools' is missing; write it with `flux burst config render`" in log
+
+
+def test_followers_boot_inside_jobs_of_another_instance(lead: LeadFactory) -> None:
+    with lead("sched-simple", "open") as outer, lead("sched-simple") as running:
+        hosts = ["c2-0", "c2-2"]
+        carrier = outer.submit("-n2", "sh", str(running.boot_script(hosts)))
+        running.wait_for(set(hosts))
+        method = running.run("exec", "-r1,3", "flux", "getattr", "broker.boot-method")
+        assert method.split() == ["config", "config"]
+        parents = running.run("exec", "-r1,3", "flux", "getattr", "instance-level")
+        assert parents.split() == ["0", "0"]
+        outer.run("cancel", carrier)
+        outer.run("job", "wait-event", "-t20", carrier, "clean")
+        running.wait_for(set(hosts), "offline")
+        reasons = running.run("overlay", "errors")
+        assert "c2-[0,2]: administrative shutdown" in reasons
