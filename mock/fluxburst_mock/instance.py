@@ -283,6 +283,10 @@ class MockInstance:
         """A job's memo as it is now, inactive jobs included."""
         return self._known(job_id).memo
 
+    def allocation(self, job_id: JobId) -> tuple[HostShare, ...]:
+        """What a job was given, also after its end; empty if it never started."""
+        return self._known(job_id).allocation
+
     def state(self, job_id: JobId) -> State:
         return self._known(job_id).state
 

@@ -47,10 +47,15 @@ class RealHarness:
         return self.wait(self.instance.submit(jobspec, urgency=urgency))
 
     def cancel(self, job_id: JobId) -> None:
-        self._client.rpc("job-manager.raise", {"id": job_id, "type": "cancel", "severity": 0}).get()
+        self._ask("job-manager.raise", {"id": job_id, "type": "cancel", "severity": 0})
 
     def set_urgency(self, job_id: JobId, urgency: int) -> None:
-        self._client.rpc("job-manager.urgency", {"id": job_id, "urgency": urgency}).get()
+        self._ask("job-manager.urgency", {"id": job_id, "urgency": urgency})
+
+    def _ask(self, topic: str, payload: Mapping[str, Any]) -> None:
+        # Outside of a reactor, a future that fails in get() leaves SIGINT at its default action.
+        with self._client.in_reactor():
+            self._client.rpc(topic, payload).get()
 
     def join(self, hosts: Sequence[Host]) -> None:
         self.private.start_followers(hosts)

@@ -439,7 +439,16 @@ def test_only_one_service_at_a_time_runs_on_an_instance(harness: RealHarness) ->
 def test_without_a_service_the_client_says_how_to_start_it(harness: RealHarness) -> None:
     with pytest.raises(RequestError, match="does not run on this instance; start it with: flux burst run"):
         client.call("status", {}, harness.private.uri)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_failing_call_leaves_interrupts_as_they_were(harness: RealHarness) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(RequestError):
+            client.call("status", {}, harness.private.uri)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_service_that_does_not_answer_is_given_up(harness: RealHarness) -> None:

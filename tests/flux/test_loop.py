@@ -167,10 +167,14 @@ def test_stop_before_run_forever_makes_it_return(loop: FluxLoop) -> None:
 
 
 def test_an_interrupt_ends_the_waiting_loop(loop: FluxLoop) -> None:
-    threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        loop.run_forever()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_forever()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_signal_handler_runs_while_the_loop_waits(loop: FluxLoop) -> None:

@@ -115,7 +115,9 @@ def test_host_names_are_labels_in_a_host_list_without_repetition(hosts: str, wha
     assert what in line
 
 
-@pytest.mark.parametrize("connect", ["203.0.113.7:30093", "tcp://203.0.113.7", "udp://a:1", "tcp://a:123456", "tcp://a b:1"])
+@pytest.mark.parametrize(
+    "connect", ["203.0.113.7:30093", "tcp://203.0.113.7", "udp://a:1", "tcp://a:123456", "tcp://a b:1"]
+)
 def test_an_address_that_followers_cannot_dial_is_refused(connect: str) -> None:
     (line,) = errors(GOOD.replace("tcp://203.0.113.7:30093", connect))
     assert line.startswith(f"burst.toml: [lead] connect: {connect!r} is no ZeroMQ endpoint; write such as")

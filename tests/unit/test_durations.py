@@ -18,7 +18,25 @@ def test_a_flux_standard_duration_is_read_as_seconds(text: str | float, seconds:
 
 @pytest.mark.parametrize(
     "value",
-    ["", "5 m", "m", "-1", "+1", "1w", "five", "nan", "1e400", "5m5s", -1, float("nan"), float("inf"), True, None, [], {}],
+    [
+        "",
+        "5 m",
+        "m",
+        "-1",
+        "+1",
+        "1w",
+        "five",
+        "nan",
+        "1e400",
+        "5m5s",
+        -1,
+        float("nan"),
+        float("inf"),
+        True,
+        None,
+        [],
+        {},
+    ],
 )
 def test_anything_else_is_a_value_error_that_shows_it(value: object) -> None:
     with pytest.raises(ValueError, match="is no duration") as raised:

@@ -178,7 +178,9 @@ PATHS: list[tuple[str | int, ...]] = [
 
 
 @given(st.sampled_from(PATHS), JSON)
-def test_whatever_stands_in_a_jobspec_it_is_read_or_refused_in_one_line(path: tuple[str | int, ...], value: Any) -> None:
+def test_whatever_stands_in_a_jobspec_it_is_read_or_refused_in_one_line(
+    path: tuple[str | int, ...], value: Any
+) -> None:
     broken: Any = spec(node(2, slot(1, core(), gpu())), queue="batch")
     inner = broken
     for step in path[:-1]:

@@ -42,7 +42,12 @@ def test_a_job_that_counts_no_nodes_has_no_slots_per_node() -> None:
 
 @pytest.mark.parametrize(
     ("demand", "cores", "gpus", "slots"),
-    [(Demand(0, 9, 2), 5, 0, 2), (Demand(0, 9, 2, 1), 5, 1, 1), (Demand(0, 9, 2, 1), 5, 8, 2), (Demand(0, 9, 6), 5, 0, 0)],
+    [
+        (Demand(0, 9, 2), 5, 0, 2),
+        (Demand(0, 9, 2, 1), 5, 1, 1),
+        (Demand(0, 9, 2, 1), 5, 8, 2),
+        (Demand(0, 9, 6), 5, 0, 0),
+    ],
 )
 def test_a_node_holds_as_many_slots_as_its_scarcest_resource(demand: Demand, cores: int, gpus: int, slots: int) -> None:
     assert demand.slots_on(cores, gpus) == slots

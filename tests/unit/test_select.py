@@ -278,8 +278,10 @@ def test_a_job_that_counts_slots_is_held_to_that_limit_by_each_pools_nodes() -> 
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.sampled_from(["", "c2", "5m", "batch"]),
-    lambda inner: st.lists(inner, max_size=2)
-    | st.dictionaries(st.sampled_from(["pool", "wait", "spot", "and", "properties", "hostlist"]), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["pool", "wait", "spot", "and", "properties", "hostlist"]), inner, max_size=2)
+    ),
     max_leaves=4,
 )
 

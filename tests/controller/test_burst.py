@@ -1,0 +1,348 @@
+"""The path of a burst, in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+from fluxburst.errors import InvalidOrder, NoCapacity, ProviderUnavailable, RequestError
+from fluxburst.flux.protocol import Caller
+from fluxburst.model import Host, VerdictKind
+from fluxburst.states import NodeState
+from tests.controller.conftest import MakeRig
+from tests.rig import POOL, Rig
+
+SCHEDULERS = pytest.mark.parametrize("scheduler", ["fifo", "easy"])
+
+
+@SCHEDULERS
+def test_a_job_larger_than_home_is_staged_served_by_new_nodes_and_these_are_given_back(
+    make_rig: MakeRig, scheduler: str
+) -> None:
+    rig = make_rig(scheduler=scheduler)
+    job = rig.submit(nodes=2)
+    rig.run_until(lambda: rig.ended(job))
+    assert rig.hosts(job) == (Host("burst-0"), Host("burst-1"))
+    rig.run_until(rig.all_gone)
+    assert rig.bought() == ["burst-0", "burst-1"]
+    assert rig.flux.online() == {"lead0"}
+
+
+def test_the_memo_tells_pool_state_and_reason(rig: Rig) -> None:
+    job = rig.submit(nodes=2)
+    rig.run_for(5)
+    assert rig.memo(job) == {"pool": "burst", "state": "coming", "reason": "nodes on their way serve it"}
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.run_for(1)
+    assert rig.memo(job)["state"] == "running"
+
+
+def test_a_job_that_starts_at_home_buys_nothing(rig: Rig) -> None:
+    job = rig.submit()
+    rig.run_until(lambda: rig.ended(job))
+    rig.run_for(100)
+    assert rig.hosts(job) == (Host("lead0"),)
+    assert rig.calls("launch") == []
+
+
+def test_a_job_that_home_frees_a_place_for_in_time_starts_there_and_its_nodes_are_given_back(rig: Rig) -> None:
+    first = rig.submit(slots=2, run_s=20)
+    rig.run_for(1)
+    second = rig.submit(run_s=5)
+    rig.run_until(lambda: rig.ended(first, second))
+    assert rig.hosts(second) == (Host("lead0"),)
+    assert len(rig.calls("launch")) == 1
+    rig.run_until(rig.all_gone)
+
+
+def test_ordinary_jobs_never_run_on_burst_nodes(rig: Rig) -> None:
+    burst = rig.submit(nodes=2, run_s=1)
+    rig.run_until(lambda: rig.ended(burst))
+    jobs = [rig.submit(burstable=False, run_s=5) for _ in range(10)]
+    rig.run_until(lambda: rig.ended(*jobs))
+    assert {rig.hosts(job) for job in jobs} == {(Host("lead0"),)}
+
+
+def test_open_mode_keeps_ordinary_jobs_home_and_lets_burstable_ones_run_where_nodes_are_up(make_rig: MakeRig) -> None:
+    rig = make_rig(mode="open")
+    burst = rig.submit(nodes=3, run_s=30)
+    rig.run_until(lambda: rig.flux.state(burst).name == "RUN")
+    jobs = [rig.submit(burstable=False, run_s=5) for _ in range(4)]
+    rig.run_until(lambda: rig.ended(burst, *jobs))
+    assert {rig.hosts(job) for job in jobs} == {(Host("lead0"),)}
+    rig.run_until(rig.all_gone)
+
+
+def test_a_gang_never_straddles_home_and_pool(rig: Rig) -> None:
+    jobs = [rig.submit(nodes=2, run_s=5) for _ in range(6)]
+    rig.run_until(lambda: rig.ended(*jobs))
+    for job in jobs:
+        assert all(host.startswith("burst-") for host in rig.hosts(job))
+
+
+def test_small_jobs_share_nodes_and_one_order(rig: Rig) -> None:
+    rig.submit(slots=2, burstable=False, run_s=300)
+    rig.run_for(1)
+    jobs = [rig.submit(run_s=50) for _ in range(4)]
+    rig.run_until(lambda: rig.ended(*jobs))
+    assert rig.bought() == ["burst-0", "burst-1"]
+    assert len(rig.calls("launch")) == 1
+
+
+def test_jobs_within_one_batching_window_are_planned_at_once(rig: Rig) -> None:
+    for _ in range(3):
+        rig.submit(cores=3, run_s=5, burstable=True)
+        rig.run_for(0.05)
+    rig.submit(nodes=4, run_s=5)
+    rig.run_for(0.09)
+    assert rig.calls("launch") == []
+
+
+def test_held_jobs_and_jobs_with_unmet_dependencies_do_not_burst(rig: Rig) -> None:
+    first = rig.submit(slots=2, run_s=100, burstable=False)
+    held = rig.submit(nodes=2, urgency=0)
+    waiting = rig.submit(nodes=2, dependencies=[{"scheme": "afterany", "value": str(first)}])
+    rig.run_for(60)
+    assert rig.calls("launch") == []
+    assert "held" in rig.ask("explain", id=held)["verdict"]
+    assert "dependencies" in rig.ask("explain", id=waiting)["verdict"]
+    rig.flux.set_urgency(held, 16)
+    rig.run_until(lambda: rig.ended(held, waiting))
+
+
+def test_a_job_waits_out_its_own_burst_wait(rig: Rig) -> None:
+    job = rig.submit(nodes=2, burst={"wait": "10m"})
+    rig.run_for(599)
+    assert rig.calls("launch") == []
+    assert "burst.wait" in rig.ask("explain", id=job)["verdict"]
+    rig.run_until(lambda: rig.ended(job))
+
+
+def test_each_impossible_job_is_explained_and_disturbs_no_other(rig: Rig) -> None:
+    reasons = {
+        rig.submit(nodes=9): "needs 9 nodes, the pool declares 4",
+        rig.submit(nodes=2, burst={"max_usd": "a lot"}): "burst.max_usd='a lot'",
+        rig.submit(nodes=2, burst={"pool": "nosuch"}): "burst.pool=nosuch",
+        rig.submit(nodes=2, burst={"colour": "red"}): "burst.colour",
+        rig.submit(nodes=2, constraints={"properties": ["nosuch"]}): "constraints",
+    }
+    good = rig.submit(nodes=2)
+    rig.run_until(lambda: rig.ended(good))
+    rig.run_for(3600)
+    for job, reason in reasons.items():
+        answer = rig.ask("explain", id=job)
+        assert answer["verdict"].startswith("refused"), answer
+        assert reason in str(answer), answer
+        assert [entry["kind"] for entry in answer["history"]].count("refused") == 1
+        assert rig.memo(job)["state"] == "refused"
+    assert len(rig.calls("launch")) == 1
+
+
+def test_nothing_happens_in_the_steady_state(rig: Rig) -> None:
+    rig.run_for(10)
+    calls = len(rig.cloud.calls)
+    rig.run_for(86400)
+    assert len(rig.cloud.calls) == calls
+
+
+def test_a_lost_gang_sends_the_job_back_and_is_bought_again(rig: Rig) -> None:
+    # the pool's queue is kept busy, so that the gang has been moved but not started when a node goes
+    first = rig.submit(nodes=4, run_s=500)
+    rig.run_until(lambda: rig.flux.state(first).name == "RUN")
+    second = rig.submit(nodes=4, run_s=5)
+    rig.run_for(10)
+    assert rig.service.world.jobs[second].verdict.kind is VerdictKind.WAIT
+    rig.cloud.interrupt(Host("burst-3"))
+    rig.run_until(lambda: rig.ended(first, second))
+    assert rig.hosts(second) == tuple(Host(f"burst-{i}") for i in range(4))
+
+
+def test_a_moved_job_goes_back_to_where_it_was_when_its_nodes_vanish(rig: Rig) -> None:
+    rig.run_for(1)
+    rig.flux.set_queue("burst", started=False)
+    job = rig.submit(nodes=2, run_s=5)
+    rig.run_until(lambda: rig.queue(job) == "burst")
+    rig.cloud.interrupt(Host("burst-0"))
+    rig.run_until(lambda: rig.queue(job) == "staging")
+    rig.flux.set_queue("burst", started=True)
+    rig.run_until(lambda: rig.ended(job))
+    rig.run_until(rig.all_gone)
+
+
+def test_a_lost_node_ends_as_lost_and_its_host_name_is_used_again(rig: Rig) -> None:
+    job = rig.submit(nodes=2, run_s=1000)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.cloud.interrupt(Host("burst-0"))
+    rig.run_until(lambda: "burst-0" not in rig.service.world.nodes)
+    rig.run_until(lambda: rig.ended(job))
+    gone = [node for node in rig.ask("nodes", all=True)["nodes"] if node["state"] == "gone"]
+    assert [(node["host"], node["reason"].split(":")[0]) for node in gone] == [("burst-0", "lost")]
+    again = rig.submit(nodes=2)
+    rig.run_until(lambda: rig.ended(again))
+    assert rig.bought().count(Host("burst-0")) == 2
+
+
+def test_a_lost_job_is_left_alone_by_default_and_resubmitted_where_the_site_wants_it(make_rig: MakeRig) -> None:
+    rig = make_rig(POOL + '[policy]\non_node_loss = "resubmit"\n')
+    job = rig.submit(nodes=2, run_s=100)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.cloud.interrupt(Host("burst-1"))
+    rig.run_until(lambda: rig.service.world.resubmits.get(str(job), {}).get("new") is not None)
+    again = rig.service.world.resubmits[str(job)]["new"]
+    rig.run_until(lambda: rig.ended(job, again))
+    assert rig.memo(again)["resubmit_of"] == str(job)
+    assert rig.flux.jobspec(again)["attributes"]["user"]["fluxburst"] == {"resubmit_of": job}
+    rig.run_until(rig.all_gone)
+
+
+def test_a_node_that_never_boots_times_out_and_the_job_is_served_by_another(make_rig: MakeRig) -> None:
+    rig = make_rig(POOL.replace("idle_timeout", 'join_timeout = "5m"\nidle_timeout'))
+    rig.cloud.never_boot.add(Host("burst-0"))
+    job = rig.submit(nodes=2)
+    rig.run_for(299)
+    assert rig.states()["burst-0"] is NodeState.BOOTING
+    rig.run_for(10)
+    rig.cloud.never_boot.clear()
+    rig.run_until(lambda: rig.ended(job))
+    rig.run_until(rig.all_gone)
+
+
+def test_a_node_that_dies_in_its_boot_is_noticed_long_before_the_timeout(rig: Rig) -> None:
+    rig.cloud.die_in_boot.add(Host("burst-0"))
+    job = rig.submit(nodes=2)
+    rig.run_for(60)
+    assert "left alone after a failure: boot failed: died in its boot" in str(rig.ask("explain", id=job))
+    rig.cloud.die_in_boot.clear()
+    rig.run_until(lambda: rig.ended(job), 300)
+
+
+def test_a_pool_that_keeps_failing_is_tried_ever_more_rarely(rig: Rig) -> None:
+    for _ in range(20):
+        rig.cloud.fail("launch", NoCapacity("sold out"))
+    job = rig.submit(nodes=2)
+    rig.run_for(3600)
+    assert 6 <= len(rig.calls("launch")) <= 9
+    assert "sold out" in rig.ask("explain", id=job)["verdict"]
+    rig.run_until(lambda: rig.ended(job), 86400)
+
+
+def test_an_order_that_can_never_be_had_is_not_repeated_within_the_hour(rig: Rig) -> None:
+    rig.cloud.fail("launch", InvalidOrder("no such image"))
+    rig.submit(nodes=2)
+    rig.run_for(3500)
+    assert len(rig.calls("launch")) == 1
+
+
+def test_a_lost_answer_to_launch_buys_once(rig: Rig) -> None:
+    rig.cloud.fail("launch", ProviderUnavailable("timed out"), after=True)
+    job = rig.submit(nodes=2)
+    rig.run_until(lambda: rig.ended(job))
+    rig.run_until(rig.all_gone)
+    assert rig.bought() == ["burst-0", "burst-1"]
+
+
+def test_a_launch_that_never_arrived_is_repeated_with_the_same_request_id(rig: Rig) -> None:
+    rig.cloud.fail("launch", ProviderUnavailable("connection reset"))
+    job = rig.submit(nodes=2)
+    rig.run_until(lambda: rig.ended(job))
+    ids = {call.args[0].request_id for call in rig.calls("launch")}
+    assert len(rig.calls("launch")) == 2
+    assert len(ids) == 1
+
+
+def test_nothing_is_bought_before_the_providers_listing_is_known(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    for _ in range(5):
+        rig.cloud.fail("list_nodes", ProviderUnavailable("down"))
+    job = rig.submit(nodes=2)
+    rig.run_for(10)
+    assert rig.calls("launch") == []
+    assert "not known yet" in rig.ask("explain", id=job)["verdict"]
+    rig.run_until(lambda: rig.ended(job))
+
+
+def test_a_release_is_repeated_until_the_machine_is_no_longer_listed(rig: Rig) -> None:
+    rig.cloud.release_tries = 4
+    job = rig.submit(nodes=1, cores=2, slots=1, run_s=1)
+    big = rig.submit(nodes=2, run_s=1)
+    rig.run_until(lambda: rig.ended(job, big))
+    rig.run_until(rig.all_gone)
+    assert all(machine.releases >= 4 for machine in rig.cloud.machines.values())
+
+
+def test_requested_nodes_are_kept_for_their_time_and_no_longer(rig: Rig) -> None:
+    assert "2 nodes for 10m" in rig.ask("request", pool="burst", nodes=2, for_s=600)["message"]
+    rig.run_for(300)
+    assert list(rig.states().values()) == [NodeState.JOINED] * 2
+    rig.run_for(320)
+    rig.run_until(rig.all_gone, 120)
+
+
+def test_a_warm_pool_is_kept_warm(make_rig: MakeRig) -> None:
+    rig = make_rig(POOL.replace("idle_timeout", "keep_warm = 1\nidle_timeout"))
+    rig.run_for(3600)
+    assert list(rig.states().values()) == [NodeState.JOINED]
+    rig.cloud.interrupt(Host("burst-0"))
+    rig.run_for(3600)
+    assert list(rig.states().values()) == [NodeState.JOINED]
+
+
+def test_released_hosts_finish_their_jobs_first(rig: Rig) -> None:
+    job = rig.submit(nodes=2, run_s=200)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.ask("release", hosts="burst-[0-1]")
+    rig.run_for(100)
+    assert rig.states() == {"burst-0": NodeState.DRAINING, "burst-1": NodeState.DRAINING}
+    rig.run_until(lambda: rig.ended(job))
+    rig.run_until(rig.all_gone, 30)
+
+
+def test_a_draining_node_that_is_needed_again_stays(rig: Rig) -> None:
+    first = rig.submit(nodes=2, run_s=1)
+    rig.run_until(lambda: rig.ended(first))
+    rig.run_until(lambda: NodeState.DRAINING in rig.states().values())
+    second = rig.submit(nodes=2, run_s=1)
+    rig.run_until(lambda: rig.ended(second))
+    rig.run_until(rig.all_gone)
+
+
+def test_paused_buys_nothing_and_says_so(rig: Rig) -> None:
+    rig.ask("pause")
+    job = rig.submit(nodes=2)
+    rig.run_for(100)
+    assert rig.calls("launch") == []
+    assert "paused" in rig.memo(job)["reason"]
+    rig.ask("resume")
+    rig.run_until(lambda: rig.ended(job))
+
+
+def test_only_the_owner_changes_anything_and_guests_see_their_own_jobs(rig: Rig) -> None:
+    guest = Caller(4711, owner=False)
+    job = rig.submit(nodes=2)
+    rig.run_for(1)
+    for method in ("request", "release", "pause", "resume"):
+        with pytest.raises(RequestError, match="owner"):
+            rig.service.handle(method, {}, guest)
+    assert rig.service.handle("jobs", {}, guest)["jobs"] == []
+    with pytest.raises(RequestError, match="not an active job of yours"):
+        rig.service.handle("explain", {"id": job}, guest)
+
+
+def test_a_machine_that_no_record_knows_is_adopted_or_released(make_rig: MakeRig) -> None:
+    rig = make_rig()
+    job = rig.submit(nodes=2, run_s=500)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.crash()
+    for path in rig.config.state_path().glob("state.sqlite*"):
+        path.unlink()
+    rig.start()
+    rig.run_for(60)
+    assert list(rig.states().values()) == [NodeState.JOINED] * 2
+    rig.run_until(lambda: rig.ended(job))
+    rig.run_until(rig.all_gone)
+
+
+def test_the_pools_queues_are_started_and_staging_is_stopped_again(rig: Rig) -> None:
+    rig.flux.set_queue("staging", started=True)
+    rig.restart()
+    job = rig.submit(nodes=2)
+    rig.run_until(lambda: rig.ended(job))
