@@ -47,7 +47,9 @@ RUN_S = 0.01
 """How long a command other than ``sleep`` runs."""
 END_S = 0.002
 LEAVE_S = 0.1
-"""From a broker's signal, or its death, until the lead has noticed."""
+"""From a broker's signal, or its death, until its jobs fail."""
+OFFLINE_S = 0.1
+"""From there until it is told to be offline. The scheduler may still hand it out meanwhile, as Flux's does."""
 
 CANCELLED, TIMED_OUT, LOST = 143 << 8, 142 << 8, 1 << 8
 """Wait statuses in ``finish``: the shell ended by SIGTERM or SIGALRM, or its node gone."""
@@ -91,7 +93,6 @@ class Job:
     run_s: float
     priority: int = 0
     state: State = State.NEW
-    started: bool = False
     memo: dict[str, Any] = field(default_factory=dict)
     events: list[JobEvent] = field(default_factory=list)
     allocation: tuple[HostShare, ...] = ()
@@ -101,6 +102,15 @@ class Job:
     @property
     def queue(self) -> str:
         return str(jobspec.system(self.spec).get("queue", ""))
+
+
+@dataclass(slots=True)
+class Leaving:
+    """A broker that was told to end, or was ended, and is not offline yet. ``note`` is what its jobs are told."""
+
+    note: str
+    timer: Timer
+    dead: bool = False
 
 
 class MockInstance:
@@ -153,7 +163,7 @@ class MockInstance:
         self._ids = (JobId(number << 24) for number in itertools.count(1))
         self._dependents: dict[JobId, list[Job]] = {}
         self._on_host: dict[Host, set[JobId]] = {host: set() for host in hosts}
-        self._leaving: dict[Host, tuple[Timer, str]] = {}
+        self._leaving: dict[Host, Leaving] = {}
         self._resource_log: list[ResourceEvent] = []
         self._connections: list[MockConnection] = []
         self._service: tuple[MockConnection, RpcHandler] | None = None
@@ -335,9 +345,7 @@ class MockInstance:
         nodes = self._lookup_nodes(hosts)
         for node in nodes:
             if node.host in self._leaving:
-                timer, note = self._leaving.pop(node.host)
-                timer.cancel()
-                self._gone(node, note)
+                self._offline(node)
         joined = [node for node in nodes if not node.online]
         for node in joined:
             node.online = True
@@ -357,19 +365,26 @@ class MockInstance:
             if node.host == self._lead:
                 raise ValueError("the lead's end is the instance's")
             if node.online and node.host not in self._leaving:
-                self._leaving[node.host] = (self.loop.call_later(LEAVE_S, self._left, node), note(node))
+                self._leaving[node.host] = Leaving(note(node), self.loop.call_later(LEAVE_S, self._die, node))
 
-    def _left(self, node: Node) -> None:
-        _, note = self._leaving.pop(node.host)
-        self._gone(node, note)
+    def _die(self, node: Node) -> None:
+        leaving = self._leaving[node.host]
+        leaving.dead = True
+        leaving.timer = self.loop.call_later(OFFLINE_S, self._offline, node)
+        self._fail_jobs(node, leaving.note)
 
-    def _gone(self, node: Node, note: str) -> None:
+    def _offline(self, node: Node) -> None:
+        leaving = self._leaving.pop(node.host)
+        leaving.timer.cancel()
+        self._fail_jobs(node, leaving.note)
+        node.online = False
+        self._nodes_changed("offline", [node])
+
+    def _fail_jobs(self, node: Node, note: str) -> None:
         for job_id in sorted(self._on_host[node.host]):
             job = self._active[job_id]
             if job.state is State.RUN:
                 self._fail(job, "exec", note, LOST)
-        node.online = False
-        self._nodes_changed("offline", [node])
 
     def _nodes_changed(self, name: str, nodes: Collection[Node], reason: str = "") -> None:
         self._scheduler.nodes_changed(nodes)
@@ -467,7 +482,10 @@ class MockInstance:
         self._post(job, "alloc", allocation=shares)
 
     def _start(self, job: Job) -> None:
-        job.started = True
+        for share in job.allocation:
+            if (leaving := self._leaving.get(share.host)) is not None and leaving.dead:
+                self._fail(job, "exec", leaving.note, LOST)
+                return
         limit_s = job.demand.duration_s
         if limit_s and limit_s < job.run_s:
             timeout = (job, "timeout", "resource allocation expired", TIMED_OUT)
@@ -492,8 +510,7 @@ class MockInstance:
 
     def _finish(self, job: Job, status: int) -> None:
         job.state = State.CLEANUP
-        if job.started:
-            self._post(job, "finish", {"status": status})
+        self._post(job, "finish", {"status": status})
         self.loop.call_later(END_S, self._free, job)
 
     def _free(self, job: Job) -> None:

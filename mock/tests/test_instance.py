@@ -143,13 +143,28 @@ def test_urgency_is_refused_out_of_range_and_once_a_job_runs(world: World) -> No
         world.flux.set_urgency(job_id, 5)
 
 
-def test_a_job_cancelled_before_it_starts_has_neither_start_nor_finish(world: World) -> None:
+def test_a_job_cancelled_before_it_starts_finishes_without_a_start(world: World) -> None:
     job_id = world.flux.submit(job())
     world.loop.run_until(lambda: "alloc" in world.names(job_id))
     world.flux.cancel(job_id)
     world.loop.run_forever()
-    assert world.names(job_id)[3:] == ["alloc", "exception", "free", "clean"]
+    assert world.names(job_id)[3:] == ["alloc", "exception", "finish", "free", "clean"]
     assert world.flux.allocated() == frozenset()
+
+
+def test_a_dead_node_is_handed_out_until_it_is_offline(world: World) -> None:
+    world.flux.join([B0])
+    first = world.flux.submit(job("sleep", "60", queue="burst"))
+    world.loop.run_until(lambda: "start" in world.names(first))
+    world.flux.kill([B0])
+    world.loop.run_until(lambda: "clean" in world.names(first))
+    assert B0 in world.flux.online()
+    unlucky = world.flux.submit(job(queue="burst"))
+    world.loop.run_until(lambda: B0 not in world.flux.online())
+    later = world.flux.submit(job(queue="burst"))
+    world.loop.run_forever()
+    assert world.names(unlucky)[3:] == ["alloc", "exception", "finish", "free", "clean"]
+    assert world.flux.state(later) is State.SCHED
 
 
 def test_a_job_cancelled_while_it_ends_still_ends_once(world: World) -> None:

@@ -72,6 +72,15 @@ def run(harness: Harness, job_id: JobId) -> list[str]:
     return names(harness, job_id)
 
 
+def running(harness: Harness, job_id: JobId) -> None:
+    """Wait until the job's own processes run.
+
+    Flux tells ``start`` before; a job that loses its node right then may finish badly without any exception.
+    """
+    event(harness, job_id, "start")
+    never(harness, lambda: "finish" in names(harness, job_id), within_s=0.3)
+
+
 def resource_events(harness: Harness, start: int = 0) -> list[ResourceEvent]:
     """The resource events from position ``start`` of all events on."""
     return [event for event in harness.events[start:] if isinstance(event, ResourceEvent)]

@@ -12,6 +12,7 @@ from tests.contract.steps import (
     resource_event,
     resource_events,
     run,
+    running,
     stays_pending,
     up,
     wait,
@@ -69,7 +70,7 @@ def test_a_job_on_a_killed_node_fails_with_the_nodes_name(queues: Harness) -> No
     up(queues, B0)
     start = len(queues.events)
     job_id = queues.submit(job("sleep", "60", nodes=1, queue="burst"))
-    event(queues, job_id, "start")
+    running(queues, job_id)
     queues.kill([B0])
     resource_event(queues, "offline", B0, start)
     exception = context(queues, job_id, "exception")
@@ -80,19 +81,21 @@ def test_a_job_on_a_killed_node_fails_with_the_nodes_name(queues: Harness) -> No
 
 def test_one_lost_node_fails_the_whole_job(queues: Harness) -> None:
     up(queues, B0, B1)
+    start = len(queues.events)
     job_id = queues.submit(job("sleep", "60", nodes=2, queue="burst"))
-    event(queues, job_id, "start")
+    running(queues, job_id)
     queues.kill([B1])
     assert context(queues, job_id, "exception")["note"] == "node failure on burst-1 (rank 2)"
     run(queues, job_id)
     assert wait(queues, queues.instance.allocated()) == frozenset()
+    resource_event(queues, "offline", B1, start)
 
 
 def test_a_job_fails_when_its_node_leaves_in_good_order(queues: Harness) -> None:
     up(queues, B0)
     start = len(queues.events)
     job_id = queues.submit(job("sleep", "60", nodes=1, queue="burst"))
-    event(queues, job_id, "start")
+    running(queues, job_id)
     wait(queues, queues.instance.stop_brokers([B0]))
     exception = context(queues, job_id, "exception")
     assert (exception["type"], exception["severity"]) == ("exec", 0)

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TypeVar
 
 from hypothesis import assume, given
@@ -16,7 +17,6 @@ from fluxburst.model import Demand, Host, JobId, Offer, Refusal, VerdictKind
 from fluxburst.plan import FleetNode, Plan, PoolState, Request, make_plan
 
 T = TypeVar("T")
-U = TypeVar("U")
 NOW = 1000.0
 PROVIDERS = {"a": "p", "b": "p", "c": "q"}
 Answers = dict[tuple[str, Demand], list[Offer | Refusal]]
@@ -33,115 +33,118 @@ class Case:
         return make_plan(self.requests, self.pools, self.answers, now=NOW, nodes_left=self.nodes_left)
 
 
-CONSTRAINTS = st.sampled_from(['{"hostlist":["a0,a2,b1"]}', '{"properties":["big"]}', '{"ranks":["1-2"]}'])
-
-
-def seldom(values: st.SearchStrategy[T], usual: U) -> st.SearchStrategy[T | U]:
+def seldom(*values: T, usual: T) -> st.SearchStrategy[T]:
     """The usual value three times out of four: a case where everything is in the way buys nothing and tests nothing."""
-    return st.integers(0, 3).flatmap(lambda choice: values if choice == 3 else st.just(usual))
+    return st.sampled_from([usual] * 3 * len(values) + list(values))
+
+
+# made once: to make strategies while drawing takes longer than to draw
+FLAG = st.booleans()
+NODES, SLOTS, FEW = st.integers(0, 3), st.integers(1, 9), st.integers(1, 2)
+SIZE, GPUS, LENGTH = st.integers(2, 5), st.integers(0, 2), st.integers(1, 6)
+ONE_GPU = seldom(1, usual=0)
+DURATION = st.sampled_from([3600.0, 1800.0, 0.0])
+CONSTRAINT = seldom('{"hostlist":["a0,a2,b1"]}', '{"properties":["big"]}', '{"ranks":["1-2"]}', usual="")
+SPOT = seldom(True, False, usual=None)
+HOST = st.sampled_from(["free"] * 4 + ["whole", "part", "reserved"])
+CLOSED = seldom("cools down", "paused", usual="")
+LIMIT = seldom(*range(6), usual=None)
+PRICE = st.sampled_from([0.5, 1.0, 0.0, None])
+TYPE = st.sampled_from(["large", "huge"])
+JOIN = st.sampled_from([None, 30.0])
+ANSWERS = st.sampled_from([["offer"], ["offer"], ["offer", "offer"], ["offer", "refusal"], ["refusal"], []])
+RETRY = st.sampled_from([None, NOW + 60])
+MAX_USD = seldom(0.0, 0.5, 2.0, usual=None)
+NOT_BEFORE = seldom(NOW + 10, usual=0.0)
+NAMES = st.sampled_from(["a", "ab", "abc", "ac"])
+ANSWERED = seldom(False, usual=True)
 
 
 @st.composite
 def demands(draw: st.DrawFn) -> Demand:
-    nodes = draw(st.integers(0, 3))
-    slots = nodes * draw(st.integers(1, 2)) if nodes else draw(st.integers(1, 9))
+    nodes = draw(NODES)
     return Demand(
         nodes,
-        slots,
-        cores_per_slot=draw(st.integers(1, 3)),
-        gpus_per_slot=draw(seldom(st.just(1), 0)),
-        exclusive=draw(st.booleans()),
-        duration_s=draw(st.sampled_from([3600.0, 1800.0, 0.0])),
-        constraint=draw(seldom(CONSTRAINTS, "")),
-        spot=draw(seldom(st.booleans(), None)),
+        slots=nodes * draw(FEW) if nodes else draw(SLOTS),
+        cores_per_slot=draw(FEW),
+        gpus_per_slot=draw(ONE_GPU),
+        exclusive=draw(FLAG),
+        duration_s=draw(DURATION),
+        constraint=draw(CONSTRAINT),
+        spot=draw(SPOT),
     )
 
 
-@st.composite
-def pool_states(draw: st.DrawFn, name: str) -> PoolState:
-    cores, gpus = draw(st.integers(2, 6)), draw(st.integers(0, 2))
+def pool_state(draw: st.DrawFn, name: str) -> PoolState:
+    cores, gpus = draw(SIZE), draw(GPUS)
     fleet, free = [], []
-    hosts = [Host(f"{name}{index}") for index in range(draw(st.integers(2, 6)))]
+    hosts = [Host(f"{name}{index}") for index in range(draw(SIZE))]
     for host in hosts:
-        match draw(st.sampled_from(["free", "free", "free", "whole", "part", "reserved"])):
+        match draw(HOST):
             case "free":
                 free.append(host)
             case "whole":
-                fleet.append(FleetNode(host, cores, gpus, whole=True, up=draw(st.booleans())))
+                fleet.append(FleetNode(host, cores, gpus, whole=True, up=draw(FLAG)))
             case "part":
-                held = draw(st.integers(1, cores))
-                fleet.append(FleetNode(host, cores - held, draw(st.integers(0, gpus)), whole=False, up=True))
-    closed = draw(seldom(st.sampled_from(["cools down", "paused"]), ""))
+                fleet.append(FleetNode(host, cores - draw(FEW), min(gpus, draw(GPUS)), whole=False, up=True))
+    closed = draw(CLOSED)
     return PoolState(
         name,
         PROVIDERS[name],
         cores,
         gpus,
-        frozenset({name, "big"} if draw(st.booleans()) else {name}),
+        frozenset({name, "big"} if draw(FLAG) else {name}),
         {host: rank for rank, host in enumerate(hosts)},
         tuple(fleet),
         tuple(free),
-        max_nodes=draw(seldom(st.integers(0, 5), None)),
+        max_nodes=draw(LIMIT),
         closed=closed,
         closed_until_at=NOW + 30 if closed == "cools down" else None,
     )
 
 
-def answers_for(pool: PoolState) -> st.SearchStrategy[Sequence[Offer | Refusal]]:
-    return st.one_of(
-        st.lists(offers(pool), min_size=1, max_size=2),
-        st.lists(offers(pool), min_size=1, max_size=2),
-        st.lists(offers(pool) | refusals(pool), max_size=2),
+def answer(draw: st.DrawFn, pool: PoolState, kind: str) -> Offer | Refusal:
+    if kind == "refusal":
+        return Refusal(pool.name, pool.provider, "stockout", draw(RETRY))
+    return Offer(
+        pool.name,
+        pool.provider,
+        draw(TYPE),
+        pool.cores,
+        pool.gpus,
+        usd_per_node_hour=draw(PRICE),
+        spot=draw(FLAG),
+        join_s=draw(JOIN),
+        nodes_left=draw(LIMIT),
     )
 
 
-def offers(pool: PoolState) -> st.SearchStrategy[Offer]:
-    return st.builds(
-        Offer,
-        pool=st.just(pool.name),
-        provider=st.just(pool.provider),
-        instance_type=st.sampled_from(["large", "huge"]),
-        cores=st.just(pool.cores),
-        gpus=st.just(pool.gpus),
-        usd_per_node_hour=st.sampled_from([0.5, 1.0, 0.0, None]),
-        spot=st.booleans(),
-        join_s=st.sampled_from([None, 30.0]),
-        nodes_left=seldom(st.integers(0, 4), None),
-    )
-
-
-def refusals(pool: PoolState) -> st.SearchStrategy[Refusal]:
-    return st.builds(
-        Refusal,
-        pool=st.just(pool.name),
-        provider=st.just(pool.provider),
-        reason=st.just("stockout"),
-        retry_at=st.sampled_from([None, NOW + 60]),
-    )
+SHAPES = st.lists(demands(), min_size=1, max_size=3)
 
 
 @st.composite
 def cases(draw: st.DrawFn, answered: bool = False) -> Case:
-    names = draw(st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True))
-    pools = {name: draw(pool_states(name)) for name in names}
-    shapes = draw(st.lists(demands(), min_size=1, max_size=3))
+    names = draw(NAMES)
+    admitted = [names, *(order for length in range(1, len(names) + 1) for order in permutations(names, length))]
+    pools = {name: pool_state(draw, name) for name in names}
+    shapes = draw(SHAPES)
     requests = tuple(
         Request(
             JobId(index),
-            draw(st.sampled_from(shapes)),
-            tuple(draw(st.permutations(names))[: draw(st.integers(1, len(names)))]),
-            max_usd=draw(seldom(st.sampled_from([0.0, 0.5, 2.0]), None)),
-            not_before_at=draw(seldom(st.just(NOW + 10), 0.0)),
+            shapes[draw(GPUS) % len(shapes)],
+            tuple(admitted[draw(SLOTS) % len(admitted)]),
+            max_usd=draw(MAX_USD),
+            not_before_at=draw(NOT_BEFORE),
         )
-        for index in range(draw(st.integers(1, 7)))
+        for index in range(draw(LENGTH))
     )
     answers: Answers = {}
-    for provider in sorted({pools[name].provider for name in names}):
+    for provider in sorted({PROVIDERS[name] for name in names}):
         for shape in shapes:
-            if answered or draw(seldom(st.just(False), True)):
-                mine = [pools[name] for name in names if PROVIDERS[name] == provider]
-                answers[provider, shape] = [answer for pool in mine for answer in draw(answers_for(pool))]
-    return Case(pools, requests, answers, draw(seldom(st.integers(0, 6), None)))
+            if answered or draw(ANSWERED):
+                mine = [pool for pool in pools.values() if pool.provider == provider]
+                answers[provider, shape] = [answer(draw, pool, kind) for pool in mine for kind in draw(ANSWERS)]
+    return Case(pools, requests, answers, draw(LIMIT))
 
 
 @dataclass

@@ -101,7 +101,7 @@ class Node:
 
 @dataclass
 class Journal:
-    """What a later supervisor must know. Every change is on disk before it is answered or acted upon."""
+    """What a later supervisor must know. A change is on disk before it is answered, and before a broker begins."""
 
     path: Path
     orders: dict[str, Order] = field(default_factory=dict)
@@ -207,6 +207,8 @@ class Supervisor:
             self._start(nodes)
         except OSError as error:
             del self._journal.orders[request_id]
+            for node in nodes:
+                self._journal.nodes.pop(node.node_id, None)
             shutil.rmtree(directory, ignore_errors=True)
             raise Refused("NoCapacity", f"this machine cannot start another process: {error}") from None
 
@@ -230,10 +232,9 @@ class Supervisor:
             node.asked = True
             if node.pid is None:
                 self._forget(node)
-        self._journal.save()
-        for node in nodes:
-            if node.pid is not None:
+            else:
                 self._stop(node)
+        self._journal.save()
 
     # -- processes ---------------------------------------------------------------------------------------------------
 
@@ -241,23 +242,25 @@ class Supervisor:
         """Start these nodes' brokers, all or none.
 
         Raises:
-            OSError: a process could not be started; none is left.
+            OSError: a process could not be started, or the journal not be written; no process is left.
         """
         children: list[subprocess.Popen[bytes]] = []
         try:
             for node in nodes:
-                children.append(self._spawn(node))
+                child = self._spawn(node)
+                children.append(child)
+                node.pid, node.started_ticks = child.pid, started_ticks(child.pid) or 0
+                self._journal.nodes[node.node_id] = node
+                self._children[node.node_id] = child
+            self._journal.save()
         except OSError:
             for child in children:
                 child.communicate()  # closes the gate, so the child ends
             for node in nodes:
+                self._children.pop(node.node_id, None)
+                node.pid = None
                 shutil.rmtree(node.run_dir, ignore_errors=True)
             raise
-        for node, child in zip(nodes, children, strict=True):
-            node.pid, node.started_ticks = child.pid, started_ticks(child.pid) or 0
-            self._journal.nodes[node.node_id] = node
-            self._children[node.node_id] = child
-        self._journal.save()
         for child in children:
             assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # it was killed at the gate; SIGCHLD tells
@@ -330,8 +333,8 @@ class Supervisor:
             self._loop.call_later(RETRY_DELAY_S, self._try_again, node)
         else:
             node.failed = True
-        self._journal.save()
         self._settle()
+        self._journal.save()
 
     def _try_again(self, node: Node) -> None:
         if node.asked:

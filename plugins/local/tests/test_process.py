@@ -126,6 +126,20 @@ def test_an_order_is_started_whole_or_not_at_all(machine: Machine) -> None:
     assert phases(provider) == {"burst-0": "running"}
 
 
+def test_nothing_is_started_that_the_journal_cannot_hold(machine: Machine) -> None:
+    provider = machine.provider()
+    provider.list_nodes()
+    obstacle = machine.state_dir / f"{supervisor.JOURNAL}.new"
+    obstacle.mkdir()
+    with pytest.raises(NoCapacity, match="Is a directory"):
+        provider.launch(order(1, "burst-0"))
+    assert provider.list_nodes() == []
+    assert machine.starts("burst-0") == []
+    obstacle.rmdir()
+    provider.launch(order(1, "burst-0"))
+    assert phases(provider) == {"burst-0": "running"}
+
+
 def test_a_clean_exit_is_no_failure_and_is_no_longer_listed(machine: Machine) -> None:
     machine.broker_does("exit 0")
     provider = machine.provider()
