@@ -70,7 +70,6 @@ def boot_material(live: Mapping[str, Any], config: BurstConfig, certificate: Sec
 _SCRIPT = """\
 #!/bin/sh
 # Runs the follower broker of one host until it has been asked to go (exit status 0, or a signal to this script).
-umask 077
 if [ -z "${index}" ]; then
     echo "{index} is not set: start this script as a task of the launcher that sets it" >&2
     exit 2
@@ -87,7 +86,8 @@ host=$1
 # An outer Flux or Slurm job must not be taken for this broker's own parent.
 unset FLUX_URI FLUX_KVS_NAMESPACE FLUX_JOB_ID_PATH FLUX_PMI_CLIENT_METHODS PMI_FD PMI_RANK PMI_SIZE PMI_SPAWNED
 
-mkdir -p {work_dir}/"$host" && cd {work_dir}/"$host" || exit 2
+# The broker's umask is its jobs' umask, so only this directory is made private.
+mkdir -p {work_dir} && mkdir -p -m 700 {work_dir}/"$host" && cd {work_dir}/"$host" || exit 2
 
 # Shells run this between commands, so "$!" is the broker, or the pause before the next one.
 stop() {{

@@ -17,7 +17,7 @@ from fluxburst.controller import Controller, Done, Effect, World
 from fluxburst.controller import effects as fx
 from fluxburst.controller.report import Reports
 from fluxburst.errors import Disconnected, FluxburstError
-from fluxburst.flux.protocol import Caller, ConnectionLost, Instance, InstanceEvent, Loop, Timer
+from fluxburst.flux.protocol import Caller, CaughtUp, ConnectionLost, Instance, InstanceEvent, Loop, Timer
 from fluxburst.model import JobId, RequestId
 from fluxburst.provider.discovery import Plugins
 from fluxburst.provider.manager import Providers
@@ -69,6 +69,7 @@ class Service:
         self._step_due = False
         self._closed = False
         self._latest = clock()
+        self._past: tuple[int, float] | None = (0, time.monotonic())
 
     @property
     def world(self) -> World:
@@ -105,8 +106,18 @@ class Service:
             self.lost = event
             self._loop.stop()
             return
+        if self._past is not None:
+            self._past = self._count_past(self._past, event)
         self.controller.post(event)
         self.wake()
+
+    def _count_past(self, past: tuple[int, float], event: InstanceEvent) -> tuple[int, float] | None:
+        """How many events the journals' past had and how long it took, for the log; None when it is over."""
+        count, begun_s = past
+        if isinstance(event, CaughtUp):
+            log.info("caught up", events=count, seconds=round(time.monotonic() - begun_s, 3))
+            return None
+        return count + 1, begun_s
 
     def _now(self) -> float:
         # the wall clock may be set back; the records' times may not

@@ -73,8 +73,3 @@ class Plugins:
     def order_offers(self, demand: Demand, offers: Sequence[Offer]) -> Sequence[Offer] | None:
         ordered: Sequence[Offer] | None = self.manager.hook.fluxburst_order_offers(demand=demand, offers=offers)
         return ordered
-
-
-def hook_callers() -> Any:
-    """The hooks of all installed plugins."""
-    return Plugins().manager.hook

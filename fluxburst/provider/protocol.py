@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pydantic import BaseModel, ValidationError
-
-from fluxburst.config import explain
 from fluxburst.errors import ConfigError
 from fluxburst.model import Demand, Finding, NodeId, NodeReport, Offer, Order, PoolSpec, Refusal, Shrink
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Provider(Protocol):
 ProviderFactory = Callable[[ProviderContext], Provider]
 """Builds a provider; raises :class:`~fluxburst.errors.ConfigError` when its tables are wrong. Talks to no one yet."""
 
-_Model = TypeVar("_Model", bound=BaseModel)
+_Model = TypeVar("_Model", bound="BaseModel")
 
 
 def options(model: type[_Model], table: Mapping[str, Any], where: str) -> _Model:
@@ -69,6 +69,11 @@ def options(model: type[_Model], table: Mapping[str, Any], where: str) -> _Model
     Raises:
         ConfigError: with one line for each wrong key.
     """
+    # Imported here: every plugin imports this module, and `flux burst --help` every plugin.
+    from pydantic import ValidationError
+
+    from fluxburst.config import explain
+
     try:
         return model.model_validate(dict(table))
     except ValidationError as error:

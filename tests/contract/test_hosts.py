@@ -66,7 +66,7 @@ def test_stopping_a_broker_that_is_gone_is_fine(queues: Harness) -> None:
     assert resource_events(queues, start) == []
 
 
-def test_a_job_on_a_killed_node_fails_with_the_nodes_name(queues: Harness) -> None:
+def test_a_job_on_a_killed_node_fails_with_the_nodes_name_and_the_node_can_come_back(queues: Harness) -> None:
     up(queues, B0)
     start = len(queues.events)
     job_id = queues.submit(job("sleep", "60", nodes=1, queue="burst"))
@@ -77,6 +77,8 @@ def test_a_job_on_a_killed_node_fails_with_the_nodes_name(queues: Harness) -> No
     assert (exception["type"], exception["severity"]) == ("exec", 0)
     assert exception["note"] == "node failure on burst-0 (rank 1)"
     assert run(queues, job_id)[-4:] == ["exception", "finish", "free", "clean"]
+    up(queues, B0)
+    assert hosts(queues, queues.submit(job(nodes=1, queue="burst"))) == [B0]
 
 
 def test_one_lost_node_fails_the_whole_job(queues: Harness) -> None:
@@ -101,15 +103,6 @@ def test_a_job_fails_when_its_node_leaves_in_good_order(queues: Harness) -> None
     assert (exception["type"], exception["severity"]) == ("exec", 0)
     run(queues, job_id)
     resource_event(queues, "offline", B0, start)
-
-
-def test_a_killed_host_can_come_back_and_work(queues: Harness) -> None:
-    up(queues, B0)
-    start = len(queues.events)
-    queues.kill([B0])
-    resource_event(queues, "offline", B0, start)
-    up(queues, B0)
-    assert hosts(queues, queues.submit(job(nodes=1, queue="burst"))) == [B0]
 
 
 def test_drain_tells_its_reason(queues: Harness) -> None:

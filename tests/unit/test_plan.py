@@ -1,0 +1,288 @@
+"""What a plan says, in examples. What holds for every plan is in test_plan_properties.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+
+from fluxburst.model import Demand, Host, JobId, Offer, Refusal, VerdictKind
+from fluxburst.plan import FleetNode, Plan, PoolState, Request, by_price, describe, make_plan
+
+NOW = 1000.0
+
+
+def pool(name: str = "c2", hosts: int = 4, up: int = 0, **changes: Any) -> PoolState:
+    declared = {Host(f"{name}-{index}"): index for index in range(hosts)}
+    names = list(declared)
+    known: dict[str, Any] = {
+        "name": name,
+        "provider": "gke",
+        "cores": 4,
+        "gpus": 0,
+        "properties": frozenset({name}),
+        "declared": declared,
+        "fleet": tuple(FleetNode(host, 4, 0, whole=True, up=True) for host in names[:up]),
+        "free": tuple(names[up:]),
+    }
+    return PoolState(**(known | changes))
+
+
+def offer(pool: str = "c2", price: float | None = 0.5, **changes: Any) -> Offer:
+    return Offer(pool, "gke", f"{pool}-large", 4, usd_per_node_hour=price, **changes)
+
+
+def plan(
+    demands: Sequence[Demand],
+    pools: Sequence[PoolState],
+    offers: Sequence[Offer | Refusal] | None = None,
+    *,
+    max_usd: float | None = None,
+    not_before_at: float = 0.0,
+    **keywords: Any,
+) -> Plan:
+    """One plan in which every demand is a job 1, 2, … and every provider gave the same answers to all of them."""
+    requests = [
+        Request(JobId(index), demand, tuple(one.name for one in pools), max_usd, not_before_at)
+        for index, demand in enumerate(demands, 1)
+    ]
+    said = [offer(one.name) for one in pools] if offers is None else offers
+    answers: Mapping[Any, Any] = {(one.provider, demand): said for one in pools for demand in demands}
+    return make_plan(requests, {one.name: one for one in pools}, answers, now=NOW, **keywords)
+
+
+ONE = Demand(1, 1, 1)
+TWO = Demand(2, 2, 4, exclusive=True, duration_s=3600.0)
+
+
+def test_a_gang_is_bought_whole_at_the_offers_price() -> None:
+    made = plan([TWO], [pool()])
+    verdict = made.verdicts[JobId(1)]
+    assert (verdict.kind, verdict.pool, verdict.hosts) == (VerdictKind.BURST, "c2", ("c2-0", "c2-1"))
+    assert verdict.reason == "buying 2 of c2-large at $0.5 an hour each"
+    assert verdict.usd_per_hour == 1.0
+    (purchase,) = made.purchases
+    assert (purchase.hosts, purchase.job_ids) == (verdict.hosts, (1,))
+    assert made.booked() == {"c2-0", "c2-1"}
+
+
+def test_small_jobs_share_a_node_before_another_one_is_bought_and_share_one_order() -> None:
+    made = plan([ONE] * 5, [pool()])
+    assert [verdict.kind for verdict in made.verdicts.values()] == ["burst", "coming", "coming", "coming", "burst"]
+    (purchase,) = made.purchases
+    assert (purchase.hosts, purchase.job_ids) == (("c2-0", "c2-1"), (1, 5))
+
+
+def test_nodes_that_are_up_serve_before_those_on_their_way() -> None:
+    fleet = (FleetNode(Host("c2-0"), 4, 0, whole=True, up=False), FleetNode(Host("c2-1"), 4, 0, whole=True, up=True))
+    made = plan([ONE, TWO], [pool(fleet=fleet, free=(Host("c2-2"),))])
+    assert made.verdicts[JobId(1)].hosts == ("c2-1",)
+    assert made.verdicts[JobId(1)].reason == "its nodes are up"
+    made = plan([Demand(2, 2, 1)], [pool(fleet=fleet)])
+    assert made.verdicts[JobId(1)].reason == "nodes on their way serve it"
+
+
+def test_what_is_missing_is_bought_beside_what_is_there() -> None:
+    made = plan([TWO], [pool(up=1)])
+    verdict = made.verdicts[JobId(1)]
+    assert verdict.hosts == ("c2-0", "c2-1")
+    assert verdict.reason.startswith("buying 1 of c2-large")
+    assert made.purchases[0].hosts == ("c2-1",)
+
+
+def test_a_job_that_counts_slots_spreads_over_as_many_nodes_as_it_takes() -> None:
+    verdict = plan([Demand(0, 9, 1)], [pool()]).verdicts[JobId(1)]
+    assert verdict.hosts == ("c2-0", "c2-1", "c2-2")
+
+
+REFUSALS = [
+    (Demand(1, 1, 8), pool(), "needs 8 cores on a node, the pool's nodes have 4 cores"),
+    (Demand(1, 2, 1, 1), pool(), "needs 2 cores and 2 GPUs on a node, the pool's nodes have 4 cores and 0 GPUs"),
+    (Demand(5, 5, 1), pool(), "needs 5 nodes, the pool declares 4"),
+    (Demand(0, 17, 1), pool(), "needs 5 nodes, the pool declares 4"),
+    (Demand(3, 3, 1), pool(max_nodes=2), "needs 3 nodes, the pool is limited to 2"),
+    (
+        Demand(1, 1, 1, constraint='{"properties":["nosuch"]}'),
+        pool(),
+        'no host satisfies the job\'s constraint {"properties":["nosuch"]}',
+    ),
+]
+
+
+@pytest.mark.parametrize(("demand", "where", "reason"), REFUSALS, ids=[reason for *_, reason in REFUSALS])
+def test_what_a_pool_can_never_do_is_refused_with_the_numbers(demand: Demand, where: PoolState, reason: str) -> None:
+    made = plan([demand], [where])
+    verdict = made.verdicts[JobId(1)]
+    assert verdict.kind is VerdictKind.REFUSED
+    assert verdict.pool_reasons == (("c2", reason),)
+    assert verdict.reason == f"c2: {reason}"
+    assert made.purchases == ()
+
+
+def test_a_pool_that_can_never_do_it_is_not_asked_about() -> None:
+    made = make_plan([Request(JobId(1), Demand(9, 9, 1), ("c2",))], {"c2": pool()}, {}, now=NOW)
+    assert made.asks == frozenset()
+    assert made.verdicts[JobId(1)].kind is VerdictKind.REFUSED
+
+
+MONEY = [
+    (None, 3600.0, "has no known price, and the job sets burst.max_usd"),
+    (0.5, 0.0, "the job sets burst.max_usd but no duration; submit it with -t"),
+    (0.5, 7200.0, "would cost $2.00, more than burst.max_usd = 1.5"),
+]
+
+
+@pytest.mark.parametrize(("price", "duration", "reason"), MONEY, ids=[reason for *_, reason in MONEY])
+def test_a_price_above_the_jobs_limit_or_unknown_is_refused(price: float | None, duration: float, reason: str) -> None:
+    demand = Demand(2, 2, 1, exclusive=True, duration_s=duration)
+    verdict = plan([demand], [pool()], [offer(price=price)], max_usd=1.5).verdicts[JobId(1)]
+    assert verdict.kind is VerdictKind.REFUSED
+    assert verdict.pool_reasons == (("c2", reason),)
+
+
+def test_a_price_at_the_jobs_limit_is_paid_and_one_for_nodes_that_are_there_counts() -> None:
+    assert plan([TWO], [pool()], max_usd=1.0).verdicts[JobId(1)].kind is VerdictKind.BURST
+    assert plan([TWO], [pool(up=1)], max_usd=0.5).verdicts[JobId(1)].kind is VerdictKind.REFUSED
+
+
+JUST_NOW = [
+    (pool(free=(Host("c2-3"),)), {}, {}, "needs 2 more hosts, 1 of 4 are free"),
+    (pool(up=1, max_nodes=2), {}, {}, None),
+    (
+        pool(fleet=(FleetNode(Host("c2-0"), 0, 0, whole=False, up=True),), max_nodes=2),
+        {},
+        {},
+        "has 1 nodes and max_nodes = 2",
+    ),
+    (pool(), {"nodes_left": 1}, {}, "[limits] nodes leaves room for 1 more, 2 are needed"),
+    (pool(), {}, {"nodes_left": 1}, "c2-large: the provider has 1 left, 2 are needed"),
+]
+
+
+@pytest.mark.parametrize(("where", "limits", "left", "reason"), JUST_NOW)
+def test_what_time_may_mend_waits_with_the_numbers(
+    where: PoolState, limits: dict[str, Any], left: dict[str, Any], reason: str | None
+) -> None:
+    verdict = plan([TWO], [where], [offer(**left)], **limits).verdicts[JobId(1)]
+    if reason is None:
+        assert verdict.kind is VerdictKind.BURST, "one is there, one is bought"
+        return
+    assert verdict.kind is VerdictKind.WAIT
+    assert verdict.reason == f"c2: {reason}"
+    assert verdict.pool_reasons == (("c2", reason),)
+
+
+def test_a_pool_that_cools_down_is_waited_for_until_then() -> None:
+    closed = pool(closed="left alone after: no capacity", closed_until_at=NOW + 120)
+    made = plan([ONE], [closed])
+    verdict = made.verdicts[JobId(1)]
+    assert (verdict.kind, verdict.until_at) == (VerdictKind.WAIT, NOW + 120)
+    assert describe(verdict, NOW) == "wait: c2: left alone after: no capacity, for another 2m"
+    assert made.asks == frozenset()
+
+
+def test_a_closed_pool_still_serves_with_the_nodes_that_it_has() -> None:
+    verdict = plan([ONE], [pool(up=1, closed="paused")]).verdicts[JobId(1)]
+    assert verdict.kind is VerdictKind.COMING
+
+
+def test_the_earliest_of_several_ends_is_told() -> None:
+    pools = [pool(closed="cools down", closed_until_at=NOW + 90), pool("d4", provider="eks")]
+    verdict = plan([ONE], pools, [Refusal("d4", "eks", "stockout", retry_at=NOW + 30)]).verdicts[JobId(1)]
+    assert verdict.until_at == NOW + 30
+    assert verdict.pool_reasons == (("c2", "cools down"), ("d4", "stockout"))
+    assert set(verdict.reason.split("; ")) == {"c2: cools down", "d4: stockout"}
+
+
+def test_a_providers_refusal_for_good_is_the_jobs_refusal() -> None:
+    verdict = plan([ONE], [pool()], [Refusal("c2", "gke", "quota C2_CPUS is 0")]).verdicts[JobId(1)]
+    assert (verdict.kind, verdict.reason) == (VerdictKind.REFUSED, "c2: quota C2_CPUS is 0")
+
+
+def test_a_provider_that_says_nothing_of_a_pool_has_refused_it() -> None:
+    verdict = plan([ONE], [pool()], []).verdicts[JobId(1)]
+    assert verdict.pool_reasons == (("c2", "provider gke gave no answer for it"),)
+
+
+@pytest.mark.parametrize(("spot", "kind"), [(True, "spot"), (False, "on-demand")])
+def test_only_the_kind_of_node_that_the_job_wants_is_bought(spot: bool, kind: str) -> None:
+    demand = Demand(1, 1, 1, spot=spot)
+    verdict = plan([demand], [pool()], [offer(spot=not spot)]).verdicts[JobId(1)]
+    assert verdict.pool_reasons == (("c2", f"has no {kind} offer"),)
+    both = [offer(price=0.1, spot=not spot), offer(price=0.9, spot=spot)]
+    assert plan([demand], [pool()], both).purchases[0].offer == both[1]
+
+
+def test_an_unanswered_question_is_asked_once_and_waited_for() -> None:
+    pools = {"c2": pool(), "d4": pool("d4", provider="eks")}
+    requests = [Request(JobId(index), ONE, ("c2", "d4")) for index in (1, 2)]
+    made = make_plan(requests, pools, {}, now=NOW)
+    assert made.asks == {("gke", ONE), ("eks", ONE)}
+    assert {verdict.reason for verdict in made.verdicts.values()} == {"asking gke, eks for offers"}
+
+
+def test_a_job_that_wants_to_wait_first_takes_what_is_there_but_buys_nothing() -> None:
+    verdict = plan([ONE], [pool()], not_before_at=NOW + 60).verdicts[JobId(1)]
+    assert (verdict.kind, verdict.until_at) == (VerdictKind.WAIT, NOW + 60)
+    assert verdict.reason == "burst.wait has not passed yet"
+    assert plan([ONE], [pool(up=1)], not_before_at=NOW + 60).verdicts[JobId(1)].kind is VerdictKind.COMING
+    assert plan([ONE], [pool()], not_before_at=NOW).verdicts[JobId(1)].kind is VerdictKind.BURST
+
+
+def test_offers_are_taken_by_price_then_by_join_time_and_unknown_prices_last() -> None:
+    unknown, dear, slow = offer(price=None), offer(price=2.0), offer(price=1.0, join_s=90.0)
+    quick, silent, free = offer(price=1.0, join_s=30.0), offer(price=1.0), offer(price=0.0)
+    assert by_price(ONE, [unknown, dear, silent, slow, quick, free]) == [free, quick, slow, silent, dear, unknown]
+
+
+def test_the_next_best_offer_is_taken_when_the_best_one_has_too_few_left() -> None:
+    offers = [offer(price=0.1, nodes_left=1), offer("d4", price=0.2)]
+    verdict = plan([TWO], [pool(), pool("d4")], offers).verdicts[JobId(1)]
+    assert (verdict.kind, verdict.pool) == (VerdictKind.BURST, "d4")
+
+
+def test_the_sites_own_order_of_offers_overrules_the_price_and_may_leave_some_out() -> None:
+    offers = [offer(price=0.1), offer("d4", price=0.2)]
+    pools = [pool(), pool("d4")]
+    made = plan([ONE], pools, offers, order_offers=lambda demand, offers: list(reversed(offers)))
+    assert made.verdicts[JobId(1)].pool == "d4"
+    made = plan([ONE], pools, offers, order_offers=lambda demand, offers: [])
+    assert made.verdicts[JobId(1)].pool_reasons == tuple(
+        (name, "a plugin of this site left its offer out") for name in ("c2", "d4")
+    )
+
+
+def test_an_offers_last_nodes_are_sold_once() -> None:
+    made = plan([TWO, TWO], [pool()], [offer(nodes_left=3)])
+    assert [verdict.kind for verdict in made.verdicts.values()] == ["burst", "wait"]
+    assert made.verdicts[JobId(2)].reason == "c2: c2-large: the provider has 1 left, 2 are needed"
+
+
+def test_constraints_choose_among_a_pools_hosts() -> None:
+    demand = Demand(1, 1, 1, constraint='{"hostlist":["c2-[2-3]"]}')
+    verdict = plan([demand], [pool(up=1)]).verdicts[JobId(1)]
+    assert (verdict.kind, verdict.hosts) == (VerdictKind.BURST, ("c2-2",))
+
+
+def test_warm_nodes_are_bought_for_no_job_and_jobs_may_use_them() -> None:
+    demand = Demand(2, 2, 4, 0, exclusive=True)
+    made = make_plan((), {"c2": pool(up=1)}, {("gke", demand): [offer()]}, now=NOW, holds={"c2": 3})
+    assert [(purchase.hosts, purchase.job_ids) for purchase in made.purchases] == [(("c2-1", "c2-2"), ())]
+    assert made.holds == {}
+
+
+def test_warm_nodes_that_cannot_be_had_have_a_reason() -> None:
+    made = make_plan((), {"c2": pool()}, {}, now=NOW, holds={"c2": 1})
+    assert made.holds == {"c2": "asking the provider"}
+    assert len(made.asks) == 1
+    made = make_plan((), {"c2": pool(closed="paused")}, {}, now=NOW, holds={"c2": 1})
+    assert made.holds == {"c2": "paused"}
+
+
+def test_a_verdict_is_told_in_one_line() -> None:
+    verdict = plan([TWO], [pool()]).verdicts[JobId(1)]
+    assert describe(verdict, NOW) == "burst: buying 2 of c2-large at $0.5 an hour each (pool c2)"
+    assert describe(plan([TWO], [pool()], [offer(price=None)]).verdicts[JobId(1)], NOW) == (
+        "burst: buying 2 of c2-large (pool c2)"
+    )
