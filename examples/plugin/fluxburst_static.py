@@ -1,4 +1,4 @@
-"""Example fluxburst provider: machines that exist already, and a command that runs a broker on each, such as ssh.
+"""Example fluxburst provider: hosts that exist already, and a command that runs a broker on each, such as ssh.
 
 A node is a process of this machine that holds a lock (flock(2)) for as long as it lives. The kernel lets go of the lock
 with the last process of it, so the listing is right after any crash, and no process id is trusted on its own.
@@ -7,24 +7,21 @@ with the last process of it, so the listing is right after any crash, and no pro
 from __future__ import annotations
 
 import fcntl
-import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import threading
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict
 
-from fluxburst.errors import InvalidOrder, ProviderUnavailable
-from fluxburst.provider import (
-    Demand, Finding, Host, NodeId, NodePhase, NodeReport, Offer, Order, Provider, ProviderContext, ProviderFactory,
-    Refusal, RequestId, Severity, Shrink, hookimpl, options,
-)  # fmt: skip
+from fluxburst import provider as api
+from fluxburst.errors import InvalidOrder
+from fluxburst.provider import ProviderContext, ProviderFactory, hookimpl, options
 
 
 class Options(BaseModel):
@@ -32,14 +29,12 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    command: tuple[str, ...] = (
-        "flux", "broker", "-c", "{config}", "-Shostname={host}", "-Sbroker.boot-method=config",
-    )  # fmt: skip
+    command: str = "flux broker -c {config} -Shostname={host} -Sbroker.boot-method=config"
     longest_job_s: float | None = None
 
 
 class StaticProvider:
-    shrink = Shrink.ANY
+    shrink = api.Shrink.ANY
 
     def __init__(self, context: ProviderContext) -> None:
         self._context = context
@@ -47,43 +42,90 @@ class StaticProvider:
         self._children: list[subprocess.Popen[bytes]] = []
         self._one_at_a_time = threading.Lock()
 
-    def check(self) -> Sequence[Finding]:
-        program = self._options.command[0]
-        if shutil.which(program) is None:
-            return [Finding("command", Severity.ERROR, f"{program}: not found", "install it, or name its path")]
-        return [Finding("command", Severity.OK, " ".join(self._options.command))]
+    def check(self) -> Sequence[api.Finding]:
+        try:
+            return [api.Finding("command", api.Severity.OK, " ".join(self._words()))]
+        except InvalidOrder as error:
+            return [api.Finding("command", api.Severity.ERROR, str(error), "install it, or name its path")]
 
-    def offers(self, demand: Demand) -> Sequence[Offer | Refusal]:
+    def offers(self, demand: api.Demand) -> Sequence[api.Offer | api.Refusal]:
         longest, pools = self._options.longest_job_s, self._context.pools.values()
-        if longest is not None and not 0 < demand.duration_s <= longest:
-            return [Refusal(pool.name, self._context.name, f"runs jobs of {longest:g} s at most") for pool in pools]
-        return [
-            Offer(pool.name, self._context.name, "static", pool.cores, pool.gpus, pool.usd_per_node_hour, join_s=5.0)
-            for pool in pools
-        ]
+        if longest is not None and demand.duration_s > longest:
+            return [api.Refusal(pool.name, self._context.name, f"runs jobs of {longest:g} s at most") for pool in pools]
+        name = self._context.name
+        return [api.Offer(p.name, name, "static", p.cores, p.gpus, p.usd_per_node_hour, join_s=5.0) for p in pools]
 
-    def launch(self, order: Order, /) -> None:
+    def launch(self, order: api.Order, /) -> None:
         with self._one_at_a_time:
             for host in order.hosts:
                 self._start(order, host)
 
-    def _start(self, order: Order, host: Host) -> None:
-        tag = self._context.state_dir / f"{order.request_id}.{host}.json"
-        config = tag.with_suffix(".toml")
-        config.write_text(order.boot.config_toml, encoding="utf-8")
-        words = [word.replace("{host}", host).replace("{config}", str(config)) for word in self._options.command]
-        with tag.open("ab") as lock, tag.with_suffix(".log").open("ab") as log:
-            if not _locked(lock):
-                return  # it runs: this order was launched before
-            command: dict[str, object] = {"request_id": order.request_id, "host": host, "pool": order.pool}
-            try:
-                child = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                    pass_fds=[lock.fileno()], env={k: v for k, v in os.environ.items() if not k.startswith("FLUX_")},
-                )  # fmt: skip
-            except OSError as error:
-                tag.unlink()
-                raise InvalidOrder(f"{words[0]}: {error.strerror}; see `flux burst check`") from error
+    def _start(self, order: api.Order, host: api.Host) -> None:
+        home = self._context.state_dir / f"{order.request_id}.{host}"
+        home.mkdir(exist_ok=True)
+        with (home / "lock").open("wb") as lock, (home / "log").open("ab") as log:
+            if not _take(lock) or (home / "pid").exists():
+                return  # this order was launched before
+            config = home / "flux.toml"
+            config.write_text(order.boot.config_toml, encoding="utf-8")
+            (home / "tags").write_text(f"{order.request_id} {order.pool} {host}", encoding="utf-8")
+            words = [word.replace("{host}", host).replace("{config}", str(config)) for word in self._words()]
+            child = subprocess.Popen(
+                # the process id is on disk before the command begins
+                ["sh", "-c", 'echo $$ >"$0" && exec "$@"', home / "pid", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                pass_fds=[lock.fileno()],
+                env={name: value for name, value in os.environ.items() if not name.startswith("FLUX_")},
+            )
             self._children.append(child)
-            lock.truncate(0)
-            lock.write(json.dumps(command | {"group": child.pid}).encode())
+
+    def _words(self) -> list[str]:
+        words = shlex.split(self._options.command)
+        if not words or shutil.which(words[0]) is None:
+            raise InvalidOrder(f"[provider.{self._context.name}] command: {self._options.command!r} is not to be found")
+        return words
+
+    def list_nodes(self) -> Sequence[api.NodeReport]:
+        with self._one_at_a_time:
+            self._children = [child for child in self._children if child.poll() is None]
+            return [self._report(pid.parent) for pid in sorted(self._context.state_dir.glob("*/pid"))]
+
+    def _report(self, home: Path) -> api.NodeReport:
+        request_id, pool, host = (home / "tags").read_text(encoding="utf-8").split()
+        phase, detail = api.NodePhase.RUNNING, ""
+        if not _runs(home):
+            said = (home / "log").read_text(encoding="utf-8", errors="replace").splitlines()
+            phase, detail = api.NodePhase.FAILED, said[-1] if said else "its command has ended"
+        return api.NodeReport(api.NodeId(home.name), pool, api.RequestId(request_id), api.Host(host), phase, detail)
+
+    def release(self, node_ids: Collection[api.NodeId], /) -> None:
+        with self._one_at_a_time:
+            known = {path.name: path for path in self._context.state_dir.iterdir()}
+            for home in (known[node_id] for node_id in node_ids if node_id in known):
+                if _runs(home):  # so the process group is still this node's own
+                    os.killpg(int((home / "pid").read_text()), signal.SIGTERM)
+                else:
+                    shutil.rmtree(home)
+
+    def close(self) -> None: ...
+
+
+def _take(lock: BinaryIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _runs(home: Path) -> bool:
+    with (home / "lock").open("rb") as lock:
+        return not _take(lock)
+
+
+@hookimpl
+def fluxburst_providers() -> Mapping[str, ProviderFactory]:
+    return {"static": StaticProvider}

@@ -20,8 +20,9 @@ def stage(world: World, tick: Tick) -> None:
         elif state is NodeState.JOINED and not world.online(host):
             tick.change(node, NodeState.RELEASING, f"{Why.LOST}: its broker went away unasked")
         elif state is NodeState.DRAINING and not world.online(host):
-            tick.change(node, NodeState.STOPPED, "its broker left", stopped_at=tick.now)
-            tick.change(node, NodeState.RELEASING, "its broker left")
+            # the reason stays the one for which it was drained
+            tick.change(node, NodeState.STOPPED, node.record.reason, stopped_at=tick.now)
+            tick.change(node, NodeState.RELEASING, node.record.reason)
         elif state is NodeState.STOPPED:
             tick.change(node, NodeState.RELEASING, node.record.reason)
 

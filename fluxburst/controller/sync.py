@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fluxburst import jobspec
+from fluxburst import hostlist, jobspec
 from fluxburst.controller import effects as fx
 from fluxburst.controller.world import Hold, Job, Listing, Tick, World
 from fluxburst.errors import (
@@ -106,6 +106,8 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
         case "alloc":
             job.allocation = event.allocation
             job.allocated_at = event.at
+            hosts = hostlist.fold(share.host for share in event.allocation)
+            _tell_once(world, job, event, "started", hosts=hosts, waited_s=round(event.at - job.submitted_at, 3))
         case "exception" if int(event.context.get("severity", 1)) == 0:
             job.exception = str(event.context.get("type", "")) or "unknown"
             on = [share.host for share in job.allocation if share.host in world.pool_of]
@@ -119,6 +121,7 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
         case "jobspec-update":
             _updated(world, job, event.context)
         case "clean":
+            _tell_once(world, job, event, "ended", exception=job.exception)
             del world.jobs[job.id]
             world.untold.discard(job.id)
             world.lent.discard(job.id)
@@ -129,6 +132,12 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
         # a job that home can start at once does so within the batching window and never reaches the plan
         first = world.window[0] if world.window else tick.now
         world.window = (first, tick.now)
+
+
+def _tell_once(world: World, job: Job, event: JobEvent, kind: str, **data: Any) -> None:
+    """A line in the job's log, unless it stands there from before a restart: the journal's past tells it again."""
+    if world.caught_up or all(entry.kind != kind for entry in world.store.history(f"job/{job.id}")):
+        world.store.log(event.at, f"job/{job.id}", kind, **data)
 
 
 def with_system(spec: Mapping[str, Any], **system: Any) -> dict[str, Any]:
