@@ -71,10 +71,14 @@ class Batching(Table):
     """How long the planner waits for more jobs before it decides (the window restarts with each job)."""
 
     idle: Duration = 0.1
+    """It decides when no further job has come for so long."""
     max: Duration = 1.0
+    """It decides so long after the first job, come what may."""
 
 
 class Limits(Table):
+    """What is never exceeded."""
+
     nodes: int | None = Field(default=None, ge=0)
     """No more than so many nodes in all, live, in flight and planned."""
 
@@ -85,15 +89,22 @@ class Select(Table):
     users: tuple[int | str, ...] = ()
     """User ids or names."""
     queues: tuple[str, ...] = ()
+    """Queues that jobs are submitted to; the pools' own queues are always admitted."""
     max_nodes_per_job: int | None = Field(default=None, ge=1)
+    """The largest burst of one job, in nodes of a pool."""
 
 
 class Policy(Table):
+    """What to do when something fails."""
+
     on_node_loss: Literal["leave", "resubmit"] = "leave"
+    """What becomes of a job that failed because a burst node was lost: nothing, or it is submitted again."""
     max_resubmits: int = Field(default=3, ge=1)
+    """How often at most, one after the other."""
     cooldown: Duration = 30.0
     """How long a pool is left alone after a failed launch or boot; doubles with each further failure."""
     cooldown_max: Duration = 3600.0
+    """The longest time that a pool is left alone; after an order that can never succeed, it is this long at once."""
     reconcile_interval: Duration = 300.0
     """How often each provider's listing is compared with the records while any node lives."""
 
@@ -102,23 +113,33 @@ class Pool(Table):
     """One node shape at one provider, with one range of declared host names."""
 
     provider: str
+    """The name of a ``[provider.NAME]`` table, or of a plugin that needs no such table."""
     hosts: str
+    """The declared host names, such as ``c2-[0-63]`` (RFC 29); each is one RFC 1035 label, in one pool only."""
     cores: int = Field(ge=1)
+    """Cores of each node."""
     gpus: int = Field(default=0, ge=0)
+    """GPUs of each node."""
     property: str = ""
     """The Flux property of its nodes; by default the pool's name."""
     properties: tuple[str, ...] = ()
     """Further properties, for jobs that ask for them."""
     queue: str = ""
-    """In queue mode, the pool's own queue."""
+    """In queue mode, the pool's own queue; by default the pool's name."""
     usd_per_node_hour: float | None = Field(default=None, ge=0)
     """The price, where the provider does not know it."""
     max_nodes: int | None = Field(default=None, ge=0)
+    """No more than so many nodes of this pool; by default as many as it declares."""
     keep_warm: int = Field(default=0, ge=0)
+    """So many nodes are up whether jobs need them or not."""
     idle_timeout: Duration = 300.0
+    """How long a node may be idle before it is given back."""
     min_lifetime: Duration = 0.0
+    """A node is not given back for being idle before it has been up for so long."""
     join_timeout: Duration = 600.0
+    """How long a node may take from the order until its broker is up; then it is given back."""
     stop_timeout: Duration = 60.0
+    """How long a broker may take to leave when it is stopped; then the node is given back all the same."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The provider's own keys for this pool."""
 
@@ -135,9 +156,13 @@ class BurstConfig(Table):
     """The whole file."""
 
     cluster: str = Field(pattern=NAME)
+    """Names this instance at every provider: lower-case letters, digits and ``-``, 32 at most. Never change it."""
     mode: Literal["queue", "open"] = "queue"
+    """How jobs and burst nodes find each other; see docs/administrators.md."""
     state_dir: Path | None = None
+    """Where records are kept; by default ``fluxburst/CLUSTER`` below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
     staging_queue: str = "staging"
+    """In queue mode, the stopped queue where jobs larger than home wait for their nodes."""
     lead: Lead
     home: Home = Home()
     batching: Batching = Batching()
@@ -145,7 +170,9 @@ class BurstConfig(Table):
     select: Select = Select()
     policy: Policy = Policy()
     pool: dict[str, Pool] = Field(min_length=1)
+    """One table or more, by name."""
     provider: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """A provider's own keys; ``plugin`` names the kind, by default the table's name."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> BurstConfig:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import structlog
 
 from fluxburst.flux import bindings
 from fluxburst.flux.private import find_flux
@@ -22,3 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("flux"):
             item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def log_as_new() -> Iterator[None]:
+    """A test that runs a command leaves its log set up for the output of that test, which ends with it."""
+    yield
+    structlog.reset_defaults()

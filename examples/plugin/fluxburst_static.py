@@ -11,17 +11,15 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
 import threading
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from subprocess import PIPE, Popen
 
 from pydantic import BaseModel, ConfigDict
 
 from fluxburst import provider as api
 from fluxburst.errors import InvalidOrder
-from fluxburst.provider import ProviderContext, ProviderFactory, hookimpl, options
 
 
 class Options(BaseModel):
@@ -36,10 +34,10 @@ class Options(BaseModel):
 class StaticProvider:
     shrink = api.Shrink.ANY
 
-    def __init__(self, context: ProviderContext) -> None:
+    def __init__(self, context: api.ProviderContext) -> None:
         self._context = context
-        self._options = options(Options, context.options, f"provider.{context.name}")
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._options = api.options(Options, context.options, f"provider.{context.name}")
+        self._children: list[Popen[bytes]] = []
         self._one_at_a_time = threading.Lock()
 
     def check(self) -> Sequence[api.Finding]:
@@ -56,30 +54,27 @@ class StaticProvider:
         return [api.Offer(p.name, name, "static", p.cores, p.gpus, p.usd_per_node_hour, join_s=5.0) for p in pools]
 
     def launch(self, order: api.Order, /) -> None:
-        with self._one_at_a_time:
-            for host in order.hosts:
+        for host in order.hosts:
+            with self._one_at_a_time:
                 self._start(order, host)
 
     def _start(self, order: api.Order, host: api.Host) -> None:
         home = self._context.state_dir / f"{order.request_id}.{host}"
         home.mkdir(exist_ok=True)
         with (home / "lock").open("wb") as lock, (home / "log").open("ab") as log:
-            if not _take(lock) or (home / "pid").exists():
+            if not _take(fd := lock.fileno()) or (home / "pid").exists():
                 return  # this order was launched before
-            config = home / "flux.toml"
-            config.write_text(order.boot.config_toml, encoding="utf-8")
+            (home / "flux.toml").write_text(order.boot.config_toml, encoding="utf-8")
             (home / "tags").write_text(f"{order.request_id} {order.pool} {host}", encoding="utf-8")
-            words = [word.replace("{host}", host).replace("{config}", str(config)) for word in self._words()]
-            child = subprocess.Popen(
-                # the process id is on disk before the command begins
-                ["sh", "-c", 'echo $$ >"$0" && exec "$@"', home / "pid", *words],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                pass_fds=[lock.fileno()],
-                env={name: value for name, value in os.environ.items() if not name.startswith("FLUX_")},
-            )
+            words = [w.replace("{host}", host).replace("{config}", str(home / "flux.toml")) for w in self._words()]
+            env = {name: value for name, value in os.environ.items() if not name.startswith("FLUX_")}
+            # the command begins once its process id is on disk; if we die before that, `read` fails and it never does
+            gated = ["sh", "-c", 'read -r go && exec "$@" </dev/null', "sh", *words]
+            child = Popen(gated, stdin=PIPE, stdout=log, stderr=log, start_new_session=True, pass_fds=[fd], env=env)
+            (home / "pid").write_text(str(child.pid), encoding="utf-8")
+            assert child.stdin
+            with child.stdin as gate:
+                gate.write(b"go\n")
             self._children.append(child)
 
     def _words(self) -> list[str]:
@@ -113,7 +108,7 @@ class StaticProvider:
     def close(self) -> None: ...
 
 
-def _take(lock: BinaryIO) -> bool:
+def _take(lock: int) -> bool:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -123,9 +118,9 @@ def _take(lock: BinaryIO) -> bool:
 
 def _runs(home: Path) -> bool:
     with (home / "lock").open("rb") as lock:
-        return not _take(lock)
+        return not _take(lock.fileno())
 
 
-@hookimpl
-def fluxburst_providers() -> Mapping[str, ProviderFactory]:
+@api.hookimpl
+def fluxburst_providers() -> Mapping[str, api.ProviderFactory]:
     return {"static": StaticProvider}

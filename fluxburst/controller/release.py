@@ -58,8 +58,9 @@ def _due(tick: Tick, node: Node, listed: bool, fresh: bool) -> bool:
 
 
 def _launch_unclear(world: World, node: Node) -> bool:
-    """Nobody knows whether the machine exists: the launch was never answered, and it was never listed."""
-    return node.record.node_id is None and node.record.request_id in world.unclear
+    """Nobody knows whether the machine exists: the launch was never answered, it was never listed, it never joined."""
+    record = node.record
+    return record.node_id is None and record.joined_at is None and record.request_id in world.unclear
 
 
 def _may_go(world: World, node: Node) -> bool:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-settings.register_profile("unit", deadline=None, max_examples=200, database=None, derandomize=True)
+settings.register_profile("unit", deadline=None, max_examples=120, database=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=3000, database=None)
 settings.load_profile("unit")

@@ -197,7 +197,7 @@ def test_a_file_is_loaded_and_its_path_is_in_front_of_each_error(tmp_path: Path)
 
 def test_a_file_that_cannot_be_read_is_named_with_the_way_out(tmp_path: Path) -> None:
     for path in (tmp_path / "nosuch.toml", tmp_path):
-        with pytest.raises(ConfigError, match="cannot be read.*--config") as raised:
+        with pytest.raises(ConfigError, match=r"cannot be read.*--config") as raised:
             config.load(path)
         assert str(raised.value).startswith(f"{path}: ")
     (tmp_path / "latin.toml").write_bytes(b"cluster = '\xe9'")

@@ -108,7 +108,8 @@ class Given:
 
     @hookimpl
     def fluxburst_choose_job(self, job: Mapping[str, Any]) -> bool | str | None:
-        return {"root": "root may not burst", "ada": True}.get(job["user"])
+        answers: dict[str, bool | str] = {"root": "root may not burst", "ada": True}
+        return answers.get(job["user"])
 
     @hookimpl
     def fluxburst_order_offers(self, demand: Demand, offers: Sequence[Offer]) -> Sequence[Offer] | None:

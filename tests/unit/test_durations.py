@@ -9,8 +9,10 @@ from fluxburst import durations
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90s", 90.0), ("5m", 300.0), ("1.5h", 5400.0), ("2d", 172800.0), ("250ms", 0.25), ("7", 7.0), (".5", 0.5)]
-    + [(" 1e3s ", 1000.0), (0, 0.0), (3, 3.0), (2.5, 2.5)],
+    [
+        *[("90s", 90.0), ("5m", 300.0), ("1.5h", 5400.0), ("2d", 172800.0), ("250ms", 0.25), ("7", 7.0), (".5", 0.5)],
+        *[(" 1e3s ", 1000.0), (0, 0.0), (3, 3.0), (2.5, 2.5)],
+    ],
 )
 def test_a_flux_standard_duration_is_read_as_seconds(text: str | float, seconds: float) -> None:
     assert durations.parse(text) == pytest.approx(seconds)
@@ -74,8 +76,10 @@ def test_flux_reads_the_same_durations(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.45, "450ms"), (12.34, "12.3s"), (59.9, "59.9s"), (300, "5m"), (7800, "2h10m"), (3600, "1h"), (3570, "1h")]
-    + [(259200, "3d"), (90000, "1d1h")],
+    [
+        *[(0.45, "450ms"), (12.34, "12.3s"), (59.9, "59.9s"), (300, "5m"), (7800, "2h10m"), (3600, "1h"), (3570, "1h")],
+        *[(259200, "3d"), (90000, "1d1h")],
+    ],
 )
 def test_people_are_shown_a_short_text(seconds: float, text: str) -> None:
     assert durations.show(seconds) == text

@@ -114,8 +114,10 @@ def test_a_range_counts_from_its_start_in_both_its_forms(start: int, more: int, 
 
 @pytest.mark.parametrize(
     "count",
-    [0, -1, True, None, 1.5, [], "", "x", "0", "0+", "4-2", "[2", "2]", "2-4:1:x", "1,", "2-999999999,5", {}]
-    + [{"max": 3}, {"min": 0}, {"min": 3, "max": 2}, {"min": "1"}, {"min": True}, {"min": 1, "max": "2"}],
+    [
+        *[0, -1, True, None, 1.5, [], "", "x", "0", "0+", "4-2", "[2", "2]", "2-4:1:x", "1,", "2-999999999,5", {}],
+        *[{"max": 3}, {"min": 0}, {"min": 3, "max": 2}, {"min": "1"}, {"min": True}, {"min": 1, "max": "2"}],
+    ],
 )
 def test_a_malformed_count_is_refused_with_its_place(count: object) -> None:
     with pytest.raises(JobspecError, match=r"^resources\.node: count "):
@@ -190,11 +192,13 @@ def test_whatever_stands_in_a_jobspec_it_is_read_or_refused_in_one_line(
         demand = jobspec.demand(broken)
         jobspec.queue(broken)
     except JobspecError as error:
-        assert str(error)
-        assert "\n" not in str(error)
+        told = str(error)
     else:
+        told = repr(demand)
         assert demand.slots >= 1
         assert demand.cores_per_slot >= 1
+    assert told
+    assert "\n" not in told
 
 
 def test_a_queue_is_a_name() -> None:
