@@ -62,7 +62,7 @@ def _place(path: Path) -> str:
 
 
 def _summary(old: str, new: str, most: int = 12) -> str:
-    lines = [line for line in difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0)][2:]
+    lines = list(difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0))[2:]
     more = [f"... and {len(lines) - most} more lines"] if len(lines) > most else []
     return "\n".join(f"    {line}" for line in [*lines[:most], *more])
 
@@ -101,38 +101,39 @@ def _pages() -> Iterable[Path]:
 
 
 def commands() -> str:
-    def tree(command: click.Command, name: str) -> Iterator[str]:
-        context = click.Context(command, info_name=name, terminal_width=WIDTH, max_content_width=WIDTH)
+    def tree(command: click.Command, context: click.Context) -> Iterator[str]:
         if isinstance(command, click.Group):
-            if command is not cli:
-                yield f"## {name}\n\n{_sentence(command)}\n"
-            for sub in command.list_commands(context):
-                found = command.get_command(context, sub)
+            if context.parent is not None:
+                yield f"## {context.command_path}\n\n{(command.help or '').strip()}\n"
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
                 if found is not None and _is_ours(found):
-                    yield from tree(found, f"{name} {sub}")
+                    yield from tree(found, context_of(found, context, name))
         else:
-            yield f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+            yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+
+    def context_of(command: click.Command, parent: click.Context | None, name: str) -> click.Context:
+        return click.Context(
+            command, parent, name, terminal_width=WIDTH, max_content_width=WIDTH, **command.context_settings
+        )
 
     intro = (
-        "# Commands\n\nPlugins may add more; `flux burst --help` lists them all. Those that ask the service need it to run "
-        "on the instance\n(`flux burst run`). Errors are one line on standard error, and exit status 1.\n"
+        "# Commands\n\n"
+        "Plugins may add more; `flux burst --help` lists them all. Most commands ask the service, so `flux burst run`\n"
+        "must run on the instance. An error is one line on standard error, and exit status 1.\n"
     )
-    return "\n".join([intro, *tree(cli, "flux burst")])
+    return "\n".join([intro, *tree(cli, context_of(cli, None, "flux burst"))])
 
 
 def _is_ours(command: click.Command) -> bool:
     return command.callback is not None and command.callback.__module__.startswith("fluxburst.")
 
 
-def _sentence(command: click.Command) -> str:
-    return (command.help or "").strip()
-
-
 def burst_toml() -> str:
     parts = [
         "# burst.toml\n",
-        "Unknown keys are errors. A *duration* is a Flux Standard Duration: a number of seconds, or text such as `90s`, `5m`, "
-        "`1.5h`.\n",
+        "Unknown keys are errors. A *duration* is a Flux Standard Duration (RFC 23): a number of seconds,\n"
+        "or text such as `90s`, `5m` or `1.5h`.\n",
         *_table("top level", BurstConfig),
     ]
     for name, field in BurstConfig.model_fields.items():
@@ -188,7 +189,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required() or value is PydanticUndefined:
         return "required"
     if _is_duration(field):
-        return f'`"{durations.show(value)}"`'
+        return f'`"{durations.show(value)}"`' if value else '`"0s"`'
     if value in (None, (), {}, ""):
         return ""
     return f'`"{value}"`' if isinstance(value, str) else f"`{value}`"
@@ -225,9 +226,9 @@ def error_page() -> str:
     return "\n".join(
         [
             "# Errors\n",
-            "All are in `fluxburst.errors`. *Scope* is what a provider's error poisons unless the provider names another "
-            "scope: so much is\nleft alone for the cool-down. Now `provider` stands for all of the provider's pools, and "
-            "every other scope for the pool.\n",
+            "All are in `fluxburst.errors`. *Scope* is what a provider's error poisons unless another is named:\n"
+            "so much is left alone for the cool-down. Today `provider` means all pools of the provider, and any\n"
+            "other scope the order's pool.\n",
             "| error | scope | meaning |\n|---|---|---|",
             *rows(errors.FluxburstError, 0),
             "",

@@ -70,11 +70,12 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``asks`` are the questions that the plan needs answered before it can decide for every job."""
+    """``asks`` are the questions that have to be answered before ``undecided`` jobs get more than a passing verdict."""
 
     verdicts: Mapping[JobId, Verdict]
     purchases: tuple[Purchase, ...] = ()
     asks: frozenset[tuple[str, Demand]] = frozenset()
+    undecided: frozenset[JobId] = frozenset()
     holds: Mapping[str, str] = field(default_factory=dict)
     """Pools whose warm nodes could not all be had, with the reason."""
 
@@ -82,6 +83,8 @@ class Plan:
         """Every host that some job's verdict counts on."""
         return frozenset(host for verdict in self.verdicts.values() for host in verdict.hosts)
 
+
+ASKING = "its providers are being asked for offers"
 
 Answers = Mapping[tuple[str, Demand], Sequence[Offer | Refusal]]
 OrderOffers = Callable[[Demand, Sequence[Offer]], Sequence[Offer]]
@@ -124,7 +127,8 @@ def make_plan(
     planner = _Planner(pools, answers, now, nodes_left, order_offers)
     verdicts = {request.job_id: planner.decide(request) for request in requests}
     unmet = {pool: reason for pool, wanted in (holds or {}).items() if (reason := planner.hold(pool, wanted))}
-    return Plan(verdicts, tuple(planner.purchases()), frozenset(planner.asks), unmet)
+    undecided = frozenset(job_id for job_id, verdict in verdicts.items() if verdict.reason == ASKING)
+    return Plan(verdicts, tuple(planner.purchases()), frozenset(planner.asks), undecided, unmet)
 
 
 @dataclass(slots=True)
@@ -267,7 +271,7 @@ class _Planner:
                 nos[offer.pool] = no
         reasons = tuple((name, nos[name].reason) for name in request.pools if name in nos)
         if answer.asked:
-            return Verdict(VerdictKind.WAIT, f"asking {', '.join(answer.asked)} for offers", pool_reasons=reasons)
+            return Verdict(VerdictKind.WAIT, ASKING, pool_reasons=reasons)
         passing = [no for no in nos.values() if not no.lasting]
         if passing:
             until = [no.until_at for no in passing if no.until_at is not None]
@@ -306,7 +310,7 @@ class _Planner:
     class _Answer:
         offers: list[Offer] = field(default_factory=list)
         refusals: dict[str, _No] = field(default_factory=dict)
-        asked: list[str] = field(default_factory=list)
+        asked: bool = False
 
     def _offers(self, demand: Demand, names: Sequence[str]) -> _Answer:
         """The offers for these pools in order of preference, the refusals by pool, and who has to be asked first."""
@@ -320,8 +324,7 @@ class _Planner:
             key = (pool.provider, demand)
             if key not in self._answers:
                 self.asks.add(key)
-                if pool.provider not in found.asked:
-                    found.asked.append(pool.provider)
+                found.asked = True
                 continue
             mine = [answer for answer in self._answers[key] if answer.pool == name]
             for answer in mine:
@@ -353,19 +356,20 @@ class _Planner:
         return None
 
     def _cannot_buy(self, pool: PoolState, offer: Offer, demand: Demand, count: int) -> _No | None:
-        """What stops ``count`` more nodes of this offer just now."""
+        """What stops ``count`` more nodes of this offer just now.
+
+        The reasons hold no number that changes with every node: they stand in the memo of every job that waits.
+        """
         eligible = self._hosts(pool, demand)
-        free = sum(host in eligible for host in self._free[pool.name])
-        if count > free:
-            return _No(f"needs {count} more hosts, {free} of {len(pool.declared)} are free", lasting=False)
-        live = len(self._rooms[pool.name])
-        if pool.max_nodes is not None and live + count > pool.max_nodes:
-            return _No(f"has {live} nodes and max_nodes = {pool.max_nodes}", lasting=False)
+        if count > sum(host in eligible for host in self._free[pool.name]):
+            return _No(f"too few of its {len(eligible)} hosts are free", lasting=False)
+        if pool.max_nodes is not None and len(self._rooms[pool.name]) + count > pool.max_nodes:
+            return _No(f"max_nodes = {pool.max_nodes} leaves too few nodes", lasting=False)
         if self._nodes_left is not None and count > self._nodes_left:
-            return _No(f"[limits] nodes leaves room for {self._nodes_left} more, {count} are needed", lasting=False)
+            return _No("[limits] nodes leaves too few nodes", lasting=False)
         left = None if offer.nodes_left is None else offer.nodes_left - self._offer_used.get(offer, 0)
         if left is not None and count > left:
-            return _No(f"{offer.instance_type}: the provider has {left} left, {count} are needed", lasting=False)
+            return _No(f"the provider has too few of {offer.instance_type} left", lasting=False)
         return None
 
     def _take_new(

@@ -67,7 +67,10 @@ class LaunchStage:
         verdicts = waiting | dict(plan.verdicts)
         for job in world.jobs.values():
             verdict = verdicts[job.id]
-            if verdict != job.verdict:
+            if job.id in plan.undecided:
+                # a question of milliseconds; until the answer comes the latest verdict stands
+                job.verdict = job.verdict or verdict
+            elif verdict != job.verdict:
                 _tell_log(world, tick, job, verdict)
                 job.verdict = verdict
                 world.untold.add(job.id)

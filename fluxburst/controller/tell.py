@@ -36,12 +36,20 @@ def stage(world: World, tick: Tick) -> None:
 
 def story(world: World, job: Job) -> dict[str, Any]:
     """``burst`` in the job's memo: pool, state and reason; None clears a key."""
-    if job.allocated_at is not None:
+    if job.lost_host:
+        # told at the exception: a job that lost its node ends some 15 ms later, and an ended job takes no memo
+        again = "; it is submitted again" if str(job.id) in world.resubmits else ""
+        told: dict[str, Any] = {
+            "pool": world.pool_of[job.lost_host],
+            "state": "lost",
+            "reason": f"{job.lost_host} was lost{again}",
+        }
+    elif job.allocated_at is not None:
         pools = sorted({world.pool_of[share.host] for share in job.allocation if share.host in world.pool_of})
         if not pools:
             # a job that never left home keeps an untouched memo
             return {"state": "home", "pool": None, "reason": "it started at home"} if job.memo else {}
-        told: dict[str, Any] = {
+        told = {
             "pool": pools[0],
             "state": "running",
             "reason": f"it started on nodes of {', '.join(pools)}",

@@ -61,7 +61,8 @@ class Job:
     memo: Mapping[str, Any] = field(default_factory=dict)
     """``burst`` in the job's memo, as Flux last showed or was last told."""
     exception: str = ""
-    lost_host: str = ""
+    lost_host: Host | None = None
+    """Where it ran when that node was lost."""
 
     @property
     def pending(self) -> bool:

@@ -147,21 +147,21 @@ def test_a_price_at_the_jobs_limit_is_paid_and_one_for_nodes_that_are_there_coun
 
 
 JUST_NOW = [
-    (pool(free=(Host("c2-3"),)), {}, {}, "needs 2 more hosts, 1 of 4 are free"),
+    (pool(free=(Host("c2-3"),)), {}, {}, "too few of its 4 hosts are free"),
     (pool(up=1, max_nodes=2), {}, {}, None),
     (
         pool(fleet=(FleetNode(Host("c2-0"), 0, 0, whole=False, up=True),), max_nodes=2),
         {},
         {},
-        "has 1 nodes and max_nodes = 2",
+        "max_nodes = 2 leaves too few nodes",
     ),
-    (pool(), {"nodes_left": 1}, {}, "[limits] nodes leaves room for 1 more, 2 are needed"),
-    (pool(), {}, {"nodes_left": 1}, "c2-large: the provider has 1 left, 2 are needed"),
+    (pool(), {"nodes_left": 1}, {}, "[limits] nodes leaves too few nodes"),
+    (pool(), {}, {"nodes_left": 1}, "the provider has too few of c2-large left"),
 ]
 
 
 @pytest.mark.parametrize(("where", "limits", "left", "reason"), JUST_NOW)
-def test_what_time_may_mend_waits_with_the_numbers(
+def test_what_time_may_mend_waits_and_says_what_for(
     where: PoolState, limits: dict[str, Any], left: dict[str, Any], reason: str | None
 ) -> None:
     verdict = plan([TWO], [where], [offer(**left)], **limits).verdicts[JobId(1)]
@@ -219,7 +219,7 @@ def test_an_unanswered_question_is_asked_once_and_waited_for() -> None:
     requests = [Request(JobId(index), ONE, ("c2", "d4")) for index in (1, 2)]
     made = make_plan(requests, pools, {}, now=NOW)
     assert made.asks == {("gke", ONE), ("eks", ONE)}
-    assert {verdict.reason for verdict in made.verdicts.values()} == {"asking gke, eks for offers"}
+    assert {verdict.reason for verdict in made.verdicts.values()} == {ASKING}
 
 
 def test_a_job_that_wants_to_wait_first_takes_what_is_there_but_buys_nothing() -> None:
@@ -256,7 +256,42 @@ def test_the_sites_own_order_of_offers_overrules_the_price_and_may_leave_some_ou
 def test_an_offers_last_nodes_are_sold_once() -> None:
     made = plan([TWO, TWO], [pool()], [offer(nodes_left=3)])
     assert [verdict.kind for verdict in made.verdicts.values()] == ["burst", "wait"]
-    assert made.verdicts[JobId(2)].reason == "c2: c2-large: the provider has 1 left, 2 are needed"
+    assert made.verdicts[JobId(2)].reason == "c2: the provider has too few of c2-large left"
+
+
+def test_the_sites_limit_holds_for_all_jobs_together() -> None:
+    made = plan([TWO, TWO], [pool()], nodes_left=3)
+    assert [verdict.kind for verdict in made.verdicts.values()] == ["burst", "wait"]
+    assert made.verdicts[JobId(2)].reason == "c2: [limits] nodes leaves too few nodes"
+
+
+def test_each_gang_is_an_order_of_its_own() -> None:
+    made = plan([TWO, TWO], [pool()])
+    assert [(purchase.hosts, purchase.job_ids) for purchase in made.purchases] == [
+        (("c2-0", "c2-1"), (1,)),
+        (("c2-2", "c2-3"), (2,)),
+    ]
+
+
+def test_an_exclusive_job_shares_its_node_with_none_before_it_and_none_after() -> None:
+    alone = Demand(1, 1, 1, exclusive=True)
+    made = plan([ONE, alone, ONE, ONE, ONE, ONE], [pool()])
+    assert [verdict.hosts for verdict in made.verdicts.values()] == [
+        *[("c2-0",), ("c2-1",)],
+        *[("c2-0",), ("c2-0",), ("c2-0",), ("c2-2",)],
+    ]
+
+
+def test_a_job_is_not_refused_for_the_limit_of_another_one_like_it() -> None:
+    requests = [Request(JobId(index), TWO, ("c2",), max_usd) for index, max_usd in enumerate((0.1, 5.0, None))]
+    made = make_plan(requests, {"c2": pool()}, {("gke", TWO): [offer()]}, now=NOW)
+    assert [verdict.kind for verdict in made.verdicts.values()] == ["refused", "burst", "burst"]
+
+
+def test_a_job_with_gpus_takes_them_from_the_next_one() -> None:
+    demand = Demand(1, 1, 1, 1)
+    made = plan([demand] * 3, [pool(gpus=2)])
+    assert [verdict.hosts for verdict in made.verdicts.values()] == [("c2-0",), ("c2-0",), ("c2-1",)]
 
 
 def test_constraints_choose_among_a_pools_hosts() -> None:

@@ -34,8 +34,8 @@ class Case:
 
 
 def seldom(*values: T, usual: T) -> st.SearchStrategy[T]:
-    """The usual value three times out of four: a case where everything is in the way buys nothing and tests nothing."""
-    return st.sampled_from([usual] * 3 * len(values) + list(values))
+    """The usual value six times out of seven: a case where everything is in the way buys nothing and tests nothing."""
+    return st.sampled_from([usual] * 6 * len(values) + list(values))
 
 
 # made once: to make strategies while drawing takes longer than to draw
@@ -48,7 +48,7 @@ CONSTRAINT = seldom('{"hostlist":["a0,a2,b1"]}', '{"properties":["big"]}', '{"ra
 SPOT = seldom(True, False, usual=None)
 HOST = st.sampled_from(["free"] * 4 + ["whole", "part", "reserved"])
 CLOSED = seldom("cools down", "paused", usual="")
-LIMIT = seldom(*range(6), usual=None)
+LIMIT = st.sampled_from([None, None, None, 1, 2, 3, 0])
 PRICE = st.sampled_from([0.5, 1.0, 0.0, None])
 TYPE = st.sampled_from(["large", "huge"])
 JOIN = st.sampled_from([None, 30.0])
