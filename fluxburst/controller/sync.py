@@ -110,10 +110,10 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
             _tell_once(world, job, event, "started", hosts=hosts, waited_s=round(event.at - job.submitted_at, 3))
         case "exception" if int(event.context.get("severity", 1)) == 0:
             job.exception = str(event.context.get("type", "")) or "unknown"
-            on = [share.host for share in job.allocation if share.host in world.pool_of]
-            named = [host for host in on if host in str(event.context.get("note", ""))]
-            if named and "node failure" in str(event.context.get("note", "")):
-                job.lost_host = named[0]
+            note = str(event.context.get("note", ""))
+            for host in world.hosts_of_job.get(job.id, ()):
+                if f"node failure on {host} (" in note:  # bulkexec.c of Flux's job-exec
+                    job.lost_host = host
         case "memo":
             burst = event.context.get("burst")
             if isinstance(burst, Mapping):

@@ -171,12 +171,12 @@ class PrivateInstance(AbstractContextManager["PrivateInstance"]):
     def kill_followers(self, hosts: Iterable[Host]) -> None:
         """End these hosts' brokers and all that runs there at once, as when machines lose their power."""
         for host in hosts:
-            _kill_session(self._followers[host].pid)
+            kill_session(self._followers[host].pid)
 
     def kill_lead(self) -> None:
         """End the lead at once, as when its machine loses its power."""
         assert self._lead is not None  # it was started
-        _kill_session(self._lead.pid)
+        kill_session(self._lead.pid)
 
     def run(self, *arguments: str) -> str:
         """What ``flux ARGUMENTS`` prints when it is run in this instance.
@@ -284,10 +284,10 @@ def _end(processes: Iterable[subprocess.Popen[Any]], tell: Callable[[subprocess.
                     tell(process)
                 else:
                     process.kill()
-        _kill_session(process.pid)
+        kill_session(process.pid)
 
 
-def _kill_session(leader: int) -> None:
+def kill_session(leader: int) -> None:
     """SIGKILL to a whole session: a killed broker leaves its jobs' tasks behind, in process groups of their own."""
     killed: set[int] = set()
     while new := _members(leader) - killed:

@@ -189,6 +189,8 @@ def test_a_lost_job_is_left_alone_by_default_and_resubmitted_where_the_site_want
     rig.run_until(lambda: rig.service.world.resubmits.get(str(job), {}).get("new") is not None)
     again = rig.service.world.resubmits[str(job)]["new"]
     rig.run_until(lambda: rig.ended(job, again))
+    assert rig.memo(job)["state"] == "lost"
+    assert rig.memo(job)["reason"] == "burst-1 was lost; it is submitted again"
     assert rig.memo(again)["resubmit_of"] == str(job)
     assert rig.flux.jobspec(again)["attributes"]["user"]["fluxburst"] == {"resubmit_of": job}
     rig.run_until(rig.all_gone)

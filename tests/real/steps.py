@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fluxburst import hostlist
+from fluxburst.flux import private
 from fluxburst.model import Host, JobId
 from fluxburst.testing import PrivateSite
 
@@ -52,7 +53,7 @@ def await_event(site: PrivateSite, job: JobId | str, name: str, timeout_s: float
     return event
 
 
-def has_event(site: PrivateSite, job: JobId, name: str) -> bool:
+def has_event(site: PrivateSite, job: JobId | str, name: str) -> bool:
     log = site.instance.run("job", "eventlog", "--format=json", str(job))
     return any(json.loads(line)["name"] == name for line in log.splitlines())
 
@@ -62,14 +63,14 @@ def hosts_of(site: PrivateSite, job: JobId | str) -> tuple[Host, ...]:
     return hostlist.expand(site.instance.run("jobs", "--no-header", "--format={nodelist}", str(job)).strip())
 
 
-def memo(site: PrivateSite, job: JobId) -> dict[str, Any]:
+def memo(site: PrivateSite, job: JobId | str) -> dict[str, Any]:
     """What `flux jobs` shows of the service's story, for ended jobs too."""
     text = site.instance.run("jobs", "--no-header", "--format={user.burst}", str(job)).strip()
     story: dict[str, Any] = json.loads(text) if text else {}
     return story
 
 
-def queue_of(site: PrivateSite, job: JobId) -> str:
+def queue_of(site: PrivateSite, job: JobId | str) -> str:
     return site.instance.run("jobs", "--no-header", "--format={queue}", str(job)).strip()
 
 
@@ -97,6 +98,11 @@ def brokers(site: PrivateSite) -> dict[Host, int]:
         if ours and names:
             found[Host(names[0])] = int(path.parent.name)
     return found
+
+
+def lose_power(broker: int) -> None:
+    """End a broker and all that runs below it at once, as when its machine loses its power."""
+    private.kill_session(broker)
 
 
 def drained(site: PrivateSite) -> tuple[Host, ...]:

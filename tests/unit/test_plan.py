@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fluxburst.model import Demand, Host, JobId, Offer, Refusal, VerdictKind
-from fluxburst.plan import FleetNode, Plan, PoolState, Request, by_price, describe, make_plan
+from fluxburst.plan import ASKING, FleetNode, Plan, PoolState, Request, by_price, describe, make_plan
 
 NOW = 1000.0
 
