@@ -288,10 +288,13 @@ def _end(processes: Iterable[subprocess.Popen[Any]], tell: Callable[[subprocess.
 
 
 def kill_session(leader: int) -> None:
-    """SIGKILL to a whole session: a killed broker leaves its jobs' tasks behind, in process groups of their own."""
+    """SIGKILL to a whole session: a killed broker leaves its jobs' tasks behind, in process groups of their own.
+
+    The leader goes first, or it would live to report the end of the others.
+    """
     killed: set[int] = set()
     while new := _members(leader) - killed:
-        for pid in new:
+        for pid in sorted(new, key=lambda pid: pid != leader):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         killed |= new

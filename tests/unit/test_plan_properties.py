@@ -349,15 +349,21 @@ def test_providers_are_asked_only_what_is_not_answered_for_jobs_that_found_no_ro
 def test_a_plan_with_all_answers_asks_nothing_and_decides(case: Case) -> None:
     plan = case.plan()
     assert plan.asks == frozenset()
-    assert not any(verdict.reason.startswith("asking") for verdict in plan.verdicts.values())
+    assert plan.undecided == frozenset()
 
 
 @given(cases())
-def test_a_job_that_waits_for_an_answer_has_asked(case: Case) -> None:
+def test_a_job_that_is_undecided_waits_for_an_answer_of_one_of_its_pools(case: Case) -> None:
     plan = case.plan()
     for request in case.requests:
-        if plan.verdicts[request.job_id].reason.startswith("asking"):
-            assert any(demand == request.demand for _, demand in plan.asks)
+        verdict = plan.verdicts[request.job_id]
+        asked = [name for name in request.pools if (case.pools[name].provider, request.demand) in plan.asks]
+        if request.job_id in plan.undecided:
+            assert verdict.kind is VerdictKind.WAIT
+            assert asked
+        elif verdict.kind is VerdictKind.REFUSED:
+            closed = [name for name, reason in verdict.pool_reasons if reason == case.pools[name].closed]
+            assert closed == [], "a refusal is for good"
 
 
 @given(cases())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.local_support import STAND_IN, Machine, lead_config, release_all, supervisors
+from local_support import STAND_IN, Machine, lead_config, release_all, supervisors
 
 from fluxburst.flux.private import PrivateInstance, find_flux
 

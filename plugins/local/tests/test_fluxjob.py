@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fluxburst_local import make
 from fluxburst_local.jobs import JobProvider
-from tests.local_support import context, order, phases, until, up
+from local_support import context, order, phases, until, up
 
 from fluxburst.errors import InvalidOrder, ProviderUnavailable
 from fluxburst.flux.private import PrivateInstance, private_config

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fluxburst_local import make
 from fluxburst_local.jobs import KEEP_S, Tags
-from tests.local_support import context, order
+from local_support import context, order
 
 from fluxburst.errors import InvalidOrder, ProviderUnavailable
 from fluxburst.model import Host

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fluxburst_local import make
 from fluxburst_local.pools import misfit, offers
-from tests.local_support import context
+from local_support import context
 
 from fluxburst.errors import ConfigError
 from fluxburst.model import Demand, Host, Offer, Refusal, Shrink

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from fluxburst_local import supervisor
-from tests.local_support import Machine, order, phases, release_all, supervisors, until
+from local_support import Machine, order, phases, release_all, supervisors, until
 
 from fluxburst.errors import InvalidOrder, NoCapacity, ProviderUnavailable
 from fluxburst.model import NodeId, Severity

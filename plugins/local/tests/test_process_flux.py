@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from fluxburst_local import make
-from tests.local_support import context, order, phases, release_all, supervisors, until, up
+from local_support import context, order, phases, release_all, supervisors, until, up
 
 from fluxburst.flux.private import PrivateInstance
 

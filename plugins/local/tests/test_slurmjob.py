@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from fluxburst_local import make
 from fluxburst_local.jobs import Tags
-from tests.local_support import context, order, phases, until, up
+from local_support import context, order, phases, until, up
 
 from fluxburst.errors import AuthDenied, InvalidOrder, NoCapacity, ProviderError, ProviderUnavailable, QuotaExceeded
 from fluxburst.flux.private import PrivateInstance, free_port
