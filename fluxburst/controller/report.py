@@ -57,6 +57,8 @@ class Reports:
         Raises:
             RequestError: no such method, not allowed, or what it names does not exist.
         """
+        if not isinstance(payload, Mapping):
+            raise RequestError(f"burst.{method}: the payload must be a JSON object")
         if method in self._for_owner:
             if not caller.owner:
                 raise RequestError(f"burst.{method} is for the owner of this Flux instance only")
@@ -152,7 +154,9 @@ class Reports:
         }
 
     def jobs(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
-        limit = int(payload.get("limit", 1000))
+        limit = payload.get("limit", 1000)
+        if not isinstance(limit, int) or limit < 1:
+            raise RequestError(f"limit: {limit!r} is not 1 or more")
         mine = [job for job in self._world.jobs.values() if caller.owner or job.userid == caller.userid]
         mine.sort(key=lambda job: job.id)
         return {"jobs": [self._job(job, now) for job in mine[:limit]], "total": len(mine)}
@@ -180,7 +184,7 @@ class Reports:
 
     def explain(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
         job_id = payload.get("id")
-        if not isinstance(job_id, int):
+        if not isinstance(job_id, int) or job_id < 0:
             raise RequestError(f"id: {job_id!r} is no job id")
         job = self._world.jobs.get(JobId(job_id))
         history = self._world.store.history(f"job/{job_id}")

@@ -104,7 +104,8 @@ class PrivateInstance(AbstractContextManager["PrivateInstance"]):
         self._hostname = hostname
         self._config = tomllib.loads(config) if isinstance(config, str) else dict(config)
         if scheduler is not None:
-            self._config |= scheduler_config(scheduler)
+            chosen = scheduler_config(scheduler)
+            self._config |= chosen | {"modules": self._config.get("modules", {}) | chosen["modules"]}
         self._lead: subprocess.Popen[str] | None = None
         self._followers: dict[Host, subprocess.Popen[bytes]] = {}
 

@@ -10,7 +10,7 @@ import pytest
 from fluxburst.errors import InstanceError
 from fluxburst.model import HostShare, JobId
 from tests.contract.harness import HOME, Harness
-from tests.contract.steps import context, event, hosts, job, names, never, refusal, run, stays_pending, wait
+from tests.contract.steps import context, event, hosts, job, names, never, refusal, run, running, stays_pending, wait
 
 LIFE = ["submit", "depend", "priority", "alloc", "start", "finish", "free", "clean"]
 
@@ -174,7 +174,7 @@ def test_cancelling_a_job_that_waits_for_another_ends_it_at_once(any_mode: Harne
 
 def test_cancelling_a_running_job_ends_it_with_a_status(any_mode: Harness) -> None:
     job_id = any_mode.submit(job("sleep", "60"))
-    event(any_mode, job_id, "start")
+    running(any_mode, job_id)
     any_mode.cancel(job_id)
     assert run(any_mode, job_id) == [*LIFE[:5], "exception", *LIFE[5:]]
     assert context(any_mode, job_id, "exception")["type"] == "cancel"

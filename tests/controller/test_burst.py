@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from fluxburst.errors import InvalidOrder, NoCapacity, ProviderUnavailable, RequestError
@@ -327,6 +329,24 @@ def test_only_the_owner_changes_anything_and_guests_see_their_own_jobs(rig: Rig)
     assert rig.service.handle("jobs", {}, guest)["jobs"] == []
     with pytest.raises(RequestError, match="not an active job of yours"):
         rig.service.handle("explain", {"id": job}, guest)
+
+
+@pytest.mark.parametrize(
+    ("method", "payload"),
+    [
+        ("jobs", {"limit": "many"}),
+        ("jobs", {"limit": -1}),
+        ("explain", {"id": "ƒx"}),
+        ("explain", {"id": -5}),
+        ("explain", {}),
+        ("status", []),
+        ("nosuch", {}),
+    ],
+)
+def test_a_guests_malformed_request_is_refused_and_harms_nobody(rig: Rig, method: str, payload: Any) -> None:
+    with pytest.raises(RequestError):
+        rig.service.handle(method, payload, Caller(4711, owner=False))
+    assert rig.ask("status")["ready"] in (True, False)
 
 
 def test_a_machine_that_no_record_knows_is_adopted_or_released(make_rig: MakeRig) -> None:

@@ -62,7 +62,7 @@ def check_flux(executable: str) -> Finding:
     fix = "set flux = PATH in the provider's table"
     try:
         path = find(executable)
-        version = run([path, "--version"], environment()).strip()
+        version = " ".join(run([path, "--version"], environment()).split())
     except (InvalidOrder, CommandFailed, ProviderUnavailable) as error:
         return Finding("flux", Severity.ERROR, str(error), fix)
     return Finding("flux", Severity.OK, f"{path}: {version}")
