@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _place(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+    return os.path.relpath(path, ROOT)
 
 
 def _summary(old: str, new: str, most: int = 12) -> str:
@@ -257,6 +258,7 @@ def state_page() -> str:
     verdicts = dict(_attribute_docs(_class(model, "VerdictKind")))
     parts += [f"| `{kind}` | {_cell(verdicts[kind.name])} |" for kind in model.VerdictKind]
     parts += ["| `running` | It has an allocation. |"]
+    parts += ["| `lost` | A node was lost while it ran there (in the memo only). |"]
     parts += ["| `new` | It was just submitted and has no verdict yet (`flux burst jobs` only). |", ""]
     return "\n".join(parts)
 

@@ -462,6 +462,8 @@ def describe(verdict: Verdict, now: float) -> str:
     text = f"{verdict.kind}: {verdict.reason}"
     if verdict.pool:
         text += f" (pool {verdict.pool})"
+    if verdict.usd_per_hour is not None:
+        text += f", ${verdict.usd_per_hour:g} an hour in all"
     if verdict.until_at is not None and verdict.until_at > now:
         text += f", for another {durations.show(verdict.until_at - now)}"
     return text

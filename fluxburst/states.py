@@ -1,10 +1,10 @@
-"""A node's life: its states, the legal changes between them, and how long each may wait.
+"""A node's life: its states and the legal changes between them.
 
 ::
 
     PLANNED -> ORDERED -> BOOTING -> JOINED -> DRAINING -> STOPPED -> RELEASING -> GONE
 
-From ORDERED on, any failure, timeout or loss leads to RELEASING with its reason. PLANNED is committed together with the
+Any failure, timeout or loss leads to RELEASING with its reason. PLANNED is committed together with the
 intent to buy, so a record in PLANNED may stand for a machine that exists: only a listing lets it go.
 """
 
@@ -64,9 +64,6 @@ TRANSITIONS: MappingProxyType[NodeState, frozenset[NodeState]] = MappingProxyTyp
     }
 )
 """The only legal changes. Everything else raises :class:`~fluxburst.errors.IllegalTransition`."""
-
-LIVE: frozenset[NodeState] = frozenset(S) - {S.GONE}
-"""States that occupy a host name and may cost money."""
 
 COMING: frozenset[NodeState] = frozenset({S.PLANNED, S.ORDERED, S.BOOTING})
 """States on the way up: the plan counts on these nodes before it buys others."""

@@ -57,7 +57,7 @@ class Undrain:
 
 @dataclass(frozen=True, slots=True)
 class CheckAllocated:
-    """Ask the scheduler which hosts are allocated: the second look before brokers are stopped."""
+    """Ask the job manager which hosts are allocated: the second look before brokers are stopped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from fluxburst import __version__, durations, hostlist, plan
 from fluxburst.controller.launch import wanted_warm
@@ -14,7 +15,7 @@ from fluxburst.controller.world import Hold, Job, Node, World
 from fluxburst.errors import RequestError
 from fluxburst.flux.protocol import Caller
 from fluxburst.jobid import f58
-from fluxburst.model import Host, JobId, Offer
+from fluxburst.model import Host, JobId, NodeRecord, Offer
 from fluxburst.provider.discovery import Plugins
 from fluxburst.states import COMING, NodeState
 
@@ -72,7 +73,6 @@ class Reports:
         return self._for_all[method](payload, caller, now)
 
     def status(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
-        del payload, caller
         world = self._world
         warm = wanted_warm(world)
         pools = []
@@ -106,26 +106,11 @@ class Reports:
         }
 
     def nodes(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
-        del caller
         world = self._world
         live = [self._node(node, now) for _, node in sorted(world.nodes.items())]
         if not payload.get("all"):
             return {"nodes": live}
-        gone = [
-            {
-                "host": record.host,
-                "pool": record.pool,
-                "provider": record.provider,
-                "state": str(record.state),
-                "reason": record.reason,
-                "request_id": record.request_id,
-                "planned_at": record.planned_at,
-                "joined_at": record.joined_at,
-                "changed_at": record.changed_at,
-            }
-            for record in world.store.node_history()
-            if record.state is NodeState.GONE
-        ]
+        gone = [_record(record) for record in world.store.node_history() if record.state is NodeState.GONE]
         return {"nodes": [*gone, *live]}
 
     def _node(self, node: Node, now: float) -> dict[str, Any]:
@@ -133,30 +118,19 @@ class Reports:
         order = world.orders.get(record.request_id)
         join_s = (order.offer.join_s if order else None) or GUESS_JOIN_S
         view = world.hosts[record.host]
-        return {
-            "host": record.host,
-            "pool": record.pool,
-            "provider": record.provider,
-            "state": str(record.state),
-            "reason": record.reason,
-            "request_id": record.request_id,
-            "node_id": record.node_id,
-            "planned_at": record.planned_at,
-            "joined_at": record.joined_at,
-            "changed_at": record.changed_at,
+        return _record(record) | {
             "age_s": now - record.planned_at,
             "join_s": join_s if record.state in COMING else None,
             "online": view.online,
             "drained": view.drained,
             "jobs": [f58(job_id) for job_id in world.usage.get(record.host, {})],
             "idle_votes": node.idle_votes,
-            "usd_per_node_hour": record.usd_per_node_hour,
         }
 
     def jobs(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
         limit = payload.get("limit", 1000)
-        if not isinstance(limit, int) or limit < 1:
-            raise RequestError(f"limit: {limit!r} is not 1 or more")
+        if not _is_int(limit) or limit < 1:
+            raise RequestError(f"limit: {limit!r} is not a whole number of 1 or more")
         mine = [job for job in self._world.jobs.values() if caller.owner or job.userid == caller.userid]
         mine.sort(key=lambda job: job.id)
         return {"jobs": [self._job(job, now) for job in mine[:limit]], "total": len(mine)}
@@ -184,7 +158,7 @@ class Reports:
 
     def explain(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
         job_id = payload.get("id")
-        if not isinstance(job_id, int) or job_id < 0:
+        if not _is_int(job_id) or job_id < 0:
             raise RequestError(f"id: {job_id!r} is no job id")
         job = self._world.jobs.get(JobId(job_id))
         history = self._world.store.history(f"job/{job_id}")
@@ -207,7 +181,6 @@ class Reports:
         }
 
     def providers(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
-        del payload, caller
         world = self._world
         loaded = []
         for name in self._providers.names:
@@ -241,7 +214,6 @@ class Reports:
 
     def offers(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
         """The latest answers to every demand: offers and refusals, with their age."""
-        del payload, caller
         rows = []
         for (provider, demand), (at, answers) in self._world.answers.items():
             for answer in answers:
@@ -271,14 +243,13 @@ class Reports:
 
     def request(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
         """Hold nodes in a pool: ``{"pool", "nodes", "for_s"}``; ``for_s`` null holds them until they are released."""
-        del caller
         world, pool, nodes = self._world, payload.get("pool"), payload.get("nodes")
         for_s = payload.get("for_s")
         if pool not in world.config.pool:
             raise RequestError(f"pool {pool!r}: no such pool; there is {', '.join(world.config.pool)}")
-        if not isinstance(nodes, int) or not 0 < nodes <= len(world.declared[pool]):
+        if not _is_int(nodes) or not 0 < nodes <= len(world.declared[pool]):
             raise RequestError(f"{nodes!r} nodes: pool {pool} declares {len(world.declared[pool])}; ask for 1 or more")
-        if for_s is not None and (not isinstance(for_s, int | float) or for_s <= 0):
+        if for_s is not None and not (isinstance(for_s, int | float) and 0 < for_s < float("inf")):
             raise RequestError(f"{for_s!r} seconds: the time to hold nodes must be above 0")
         hold = Hold(uuid.uuid4().hex[:8], pool, nodes, None if for_s is None else now + for_s)
         world.holds[hold.id] = hold
@@ -289,7 +260,6 @@ class Reports:
 
     def release(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
         """Give hosts back: ``{"hosts": HOSTLIST}``. Running jobs end first; holds shrink by as many nodes."""
-        del caller
         world = self._world
         try:
             hosts = hostlist.expand(str(payload.get("hosts", "")))
@@ -331,8 +301,17 @@ class Reports:
         return {"message": "buying goes on"}
 
 
+def _is_int(value: object) -> TypeGuard[int]:
+    """A whole number of JSON; Python counts its true and false as numbers, too."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _record(record: NodeRecord) -> dict[str, Any]:
+    return dataclasses.asdict(record) | {"state": str(record.state)}
+
+
 def state_of(job: Job) -> str:
-    """One word for a job: running, home, held, or its verdict's kind."""
+    """One word for a job: running, new, or its verdict's kind."""
     if job.allocated_at is not None:
         return "running"
     return str(job.verdict.kind) if job.verdict is not None else "new"

@@ -120,18 +120,25 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
                 job.memo = {**job.memo, **burst}
         case "jobspec-update":
             _updated(world, job, event.context)
+        case "invalidate":
+            # refused at submit after all; nothing follows
+            _forget(world, job)
         case "clean":
             _tell_once(world, job, event, "ended", exception=job.exception)
-            del world.jobs[job.id]
-            world.untold.discard(job.id)
-            world.lent.discard(job.id)
-            world.forget_home(job.id)
-    if job.pending != was_pending or event.name in ("priority", "clean", "jobspec-update"):
+            _forget(world, job)
+    if job.pending != was_pending or event.name in ("priority", "clean", "invalidate", "jobspec-update"):
         world.plan_due = True
     if job.pending and not was_pending and not job.ripe:
         # a job that home can start at once does so within the batching window and never reaches the plan
         first = world.window[0] if world.window else tick.now
         world.window = (first, tick.now)
+
+
+def _forget(world: World, job: Job) -> None:
+    del world.jobs[job.id]
+    world.untold.discard(job.id)
+    world.lent.discard(job.id)
+    world.forget_home(job.id)
 
 
 def _tell_once(world: World, job: Job, event: JobEvent, kind: str, **data: Any) -> None:
@@ -262,10 +269,10 @@ def _launched(world: World, tick: Tick, effect: fx.Launch, done: fx.Done) -> Non
     for node in nodes:
         if node.record.state in COMING:
             tick.change(node, NodeState.RELEASING, f"{Why.LAUNCH_FAILED}: {describe(error)}")
-    least_s = world.config.policy.cooldown_max if isinstance(error, InvalidOrder) else None
+    wait_s = world.config.policy.cooldown_max if isinstance(error, InvalidOrder) else None
     if isinstance(error, RateLimited):
-        least_s = error.retry_after_s
-    world.cool(world.pools_under(order.pool, error.scope), describe(error), tick.now, least_s=least_s)
+        wait_s = error.retry_after_s
+    world.cool(world.pools_under(order.pool, error.scope), describe(error), tick.now, wait_s=wait_s)
     world.forget_answers(effect.provider)
 
 

@@ -112,7 +112,7 @@ class Node:
     idle_votes: int = 0
     last_vote_at: float | None = None
     checked_at: float | None = None
-    """When the scheduler last said that nothing is allocated on it, after the drain."""
+    """When the job manager last said that nothing is allocated on it, after the drain."""
     check_again_at: float = 0.0
     stop_sent_at: float | None = None
     asked: bool = False
@@ -210,14 +210,15 @@ class World:
         view, node = self.hosts[host], self.nodes.get(host)
         return view.online and view.drained is None and (node is None or node.record.state is NodeState.JOINED)
 
-    def cool(self, pools: Iterable[str], reason: str, now: float, *, least_s: float | None = None) -> None:
-        """Leave these pools alone for a while, twice as long as the last time."""
+    def cool(self, pools: Iterable[str], reason: str, now: float, *, wait_s: float | None = None) -> None:
+        """Leave these pools alone for ``wait_s``, or else twice as long as after their last failure."""
         policy = self.config.policy
         for pool in pools:
             failures = self.cooldowns[pool].failures + 1 if pool in self.cooldowns else 1
-            wait_s = least_s if least_s is not None else min(policy.cooldown * 2 ** (failures - 1), policy.cooldown_max)
-            self.cooldowns[pool] = Cooldown(failures, now + wait_s, reason)
-            self.store.log(now, f"pool/{pool}", "cooldown", reason=reason, failures=failures, seconds=wait_s)
+            doubled_s = min(policy.cooldown * 2 ** min(failures - 1, 32), policy.cooldown_max)
+            seconds = doubled_s if wait_s is None else wait_s
+            self.cooldowns[pool] = Cooldown(failures, now + seconds, reason)
+            self.store.log(now, f"pool/{pool}", "cooldown", reason=reason, failures=failures, seconds=seconds)
         self._save_cooldowns()
 
     def warm(self, pool: str) -> None:

@@ -142,7 +142,7 @@ class Instance(Protocol):
         """Undrain hosts; one that is not drained is fine."""
 
     def allocated(self) -> Future[frozenset[Host]]:
-        """The hosts that hold an allocation now, asked of the scheduler itself rather than of the journal."""
+        """The hosts that hold an allocation now, asked of the job manager rather than gathered from its journal."""
 
     def stop_brokers(self, hosts: Collection[Host]) -> Future[None]:
         """Tell these hosts' brokers to leave in good order (SIGTERM). They go offline some time later."""

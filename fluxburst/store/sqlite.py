@@ -1,4 +1,4 @@
-"""SQLite (WAL) in the state directory: nodes with versions, orders, holds, and an append-only log.
+"""SQLite (WAL) in the state directory: nodes with versions, orders, settings, and an append-only log.
 
 Nothing is written until :meth:`Store.commit`: the controller records a whole step, commits it, and only then acts.
 """
@@ -46,7 +46,8 @@ _STATE = _NODE_COLUMNS.index("state")
 
 @dataclass(frozen=True, slots=True)
 class LogEntry:
-    """One line of the log. ``subject`` is ``job/ID``, ``node/HOST``, ``order/REQUEST`` or ``pool/NAME``."""
+    """One line of the log. ``subject`` is ``job/ID``, ``node/HOST``, ``order/REQUEST``, ``pool/NAME``,
+    ``provider/NAME`` or ``service``."""
 
     at: float
     subject: str

@@ -46,6 +46,17 @@ def serve(site: PrivateSite) -> subprocess.Popen[bytes]:
     return service
 
 
+def serve_anew(site: PrivateSite) -> subprocess.Popen[bytes]:
+    """A new process of the service, whether one runs or not."""
+    site.stop_service()
+    return serve(site)
+
+
+def last_log_line(site: PrivateSite) -> dict[str, Any]:
+    line: dict[str, Any] = json.loads(site.log_path.read_text().splitlines()[-1])
+    return line
+
+
 def await_event(site: PrivateSite, job: JobId | str, name: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
     """A job's event of that name (RFC 21), as soon as it has happened."""
     entry = site.instance.run("job", "wait-event", "--timeout", str(timeout_s), "--format=json", str(job), name)

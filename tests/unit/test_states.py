@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from fluxburst.errors import IllegalTransition
-from fluxburst.states import COMING, LIVE, TRANSITIONS, NodeState, check_transition
+from fluxburst.states import COMING, TRANSITIONS, NodeState, check_transition
 
 LEGAL = {
     ("planned", "ordered"), ("planned", "booting"), ("planned", "joined"), ("planned", "releasing"),
@@ -17,6 +17,8 @@ LEGAL = {
     ("releasing", "gone"),
 }  # fmt: skip
 """Written down a second time, so that a change of the table is a change of two places."""
+
+LIVE = frozenset(NodeState) - {NodeState.GONE}
 
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(NodeState, NodeState)))
@@ -50,6 +52,5 @@ def test_no_state_stands_still_or_leads_back_to_the_intent_to_buy(state: NodeSta
 
 
 def test_what_is_coming_is_live_and_can_join() -> None:
-    assert set(NodeState) - {NodeState.GONE} == LIVE
     assert COMING < LIVE
     assert {state for state in LIVE if NodeState.JOINED in TRANSITIONS[state]} == COMING | {NodeState.DRAINING}
