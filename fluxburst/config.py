@@ -265,3 +265,19 @@ def load(path: Path) -> BurstConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}; name another with --config") from None
     return parse(text, str(path))
+
+
+def private_directory(path: Path) -> None:
+    """Make a directory of mode 0700, and its missing parents likewise.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        for directory in reversed([path, *path.parents]):
+            if not directory.is_dir():
+                directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"state_dir: {error.filename} cannot be made: {error.strerror}; set another in burst.toml"
+        ) from None

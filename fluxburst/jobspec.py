@@ -9,7 +9,7 @@ from typing import Any
 
 from fluxburst import hostlist
 from fluxburst.errors import JobspecError
-from fluxburst.model import Constraint, Demand
+from fluxburst.model import Constraint, Demand, JobId
 
 _RANGE = re.compile(r"(?P<min>\d{1,18})(?:\+|-(?P<max>\d{1,18}))(?::\d{1,18}(?::[+*^])?)?")
 _DEEPEST = 64
@@ -183,13 +183,37 @@ def matches(
     return True
 
 
-MARK = "fluxburst"
+_MARK = "fluxburst"
 """The key below ``attributes.user`` where a resubmitted job names the one that it replaces."""
 
 
-def mark_resubmission(spec: Mapping[str, Any], job_id: int) -> dict[str, Any]:
+def mark_resubmission(spec: Mapping[str, Any], job_id: int, attempt: int) -> dict[str, Any]:
     """A copy of a jobspec that says, under ``attributes.user``, which job it is submitted again for."""
     attributes = dict(spec.get("attributes") or {})
     user = attributes.get("user")
-    attributes["user"] = {**(user if isinstance(user, Mapping) else {}), MARK: {"resubmit_of": int(job_id)}}
+    mark = {"resubmit_of": int(job_id), "attempt": attempt}
+    attributes["user"] = {**(user if isinstance(user, Mapping) else {}), _MARK: mark}
     return {**spec, "attributes": attributes}
+
+
+def resubmit_of(spec: Mapping[str, Any]) -> JobId | None:
+    """The job that this one is submitted again for; None for an ordinary job."""
+    value = _mark(spec).get("resubmit_of")
+    return JobId(value) if isinstance(value, int) else None
+
+
+def attempt(spec: Mapping[str, Any]) -> int:
+    """How many times a job has been submitted again; 0 for an ordinary job."""
+    value = _mark(spec).get("attempt")
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _mark(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    user = (spec.get("attributes") or {}).get("user")
+    mark = user.get(_MARK) if isinstance(user, Mapping) else None
+    return mark if isinstance(mark, Mapping) else {}
+
+
+def with_system(spec: Mapping[str, Any], **values: Any) -> dict[str, Any]:
+    """A copy of a jobspec with some of its ``attributes.system`` replaced."""
+    return {**spec, "attributes": {**(spec.get("attributes") or {}), "system": {**system(spec), **values}}}

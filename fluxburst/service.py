@@ -60,6 +60,7 @@ class Service:
         self._plugins = plugins
         self._clock = clock
         self._config = config
+        providers.prepare()
         boot = bootkit.boot_material(instance.facts.config, config)
         world = World(config, store, instance.facts, lambda: boot, new_id, providers.shrink)
         self.controller = Controller(world, plugins)
@@ -136,7 +137,7 @@ class Service:
         for effect in step.effects:
             self._let_go(effect, now)
         for change in step.changes:
-            self._plugins.manager.hook.fluxburst_node_changed(node=change.node, old=change.old)
+            self._plugins.node_changed(change.node, change.old)
         if step.next_at is not None:
             delay_s = step.next_at - self._clock()
             if delay_s <= 0:
@@ -186,10 +187,10 @@ class Service:
                 return instance.stop_brokers(hosts)
             case fx.SetQueue(queue, started):
                 return instance.set_queue(queue, started=started)
-            case fx.Resubmit(job_id, urgency):
-                return self._resubmit(job_id, urgency)
+            case fx.Resubmit():
+                return self._resubmit(effect)
 
-    def _resubmit(self, job_id: JobId, urgency: int) -> Future[JobId]:
+    def _resubmit(self, effect: fx.Resubmit) -> Future[JobId]:
         """Fetch the whole jobspec, mark the copy, submit it; the outcome is the new job's id."""
         outcome: Future[JobId] = Future()
 
@@ -205,10 +206,10 @@ class Service:
             if error is not None:
                 outcome.set_exception(error)
                 return
-            copy = jobspec.mark_resubmission(future.result(), job_id)
-            self._instance.submit(copy, urgency=urgency).add_done_callback(pass_on)
+            copy = jobspec.mark_resubmission(future.result(), effect.job_id, effect.attempt)
+            self._instance.submit(copy, urgency=effect.urgency).add_done_callback(pass_on)
 
-        self._instance.jobspec(job_id).add_done_callback(submit)
+        self._instance.jobspec(effect.job_id).add_done_callback(submit)
         return outcome
 
 

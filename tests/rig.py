@@ -118,6 +118,7 @@ class Rig:
         duration_s: float = 0.0,
         burstable: object = True,
         urgency: int = 16,
+        userid: int | None = None,
         **system: Any,
     ) -> JobId:
         """Submit what `flux submit` would make; ``slots`` are for each node where nodes are asked for."""
@@ -128,7 +129,7 @@ class Rig:
             "tasks": [{"command": ["sleep", str(run_s)], "slot": "task", "count": {"per_slot": 1}}],
             "attributes": {"system": {"duration": duration_s, "burstable": burstable, **system}},
         }
-        return self.flux.submit(spec, urgency=urgency)
+        return self.flux.submit(spec, urgency=urgency, userid=userid)
 
     def run_until(self, condition: Callable[[], bool], timeout_s: float = 3600.0) -> None:
         self.loop.run_until(condition, timeout_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-import threading
+import sys
 from pathlib import Path
 
 import click
@@ -11,7 +11,7 @@ import stamina
 import structlog
 
 from fluxburst import config as configuration
-from fluxburst import log as logging
+from fluxburst import log as logs
 from fluxburst import service
 from fluxburst.cli.common import config_option
 from fluxburst.errors import Disconnected, InstanceError
@@ -21,6 +21,7 @@ from fluxburst.provider.discovery import Plugins
 from fluxburst.provider.manager import Providers
 from fluxburst.store import Store
 
+RECONNECT_LEAST_S = 0.2
 RECONNECT_MOST_S = 30.0
 
 
@@ -31,38 +32,48 @@ RECONNECT_MOST_S = 30.0
 @click.option("--verbose", is_flag=True, help="Debug lines, too.")
 def run(config_path: Path, uri: str | None, log_format: str, verbose: bool) -> None:
     """Run the service on the lead broker, until SIGTERM. Nodes stay when it stops."""
-    logging.setup(json=None if log_format == "auto" else log_format == "json", verbose=verbose)
+    logs.setup(json=None if log_format == "auto" else log_format == "json", verbose=verbose)
     config = configuration.load(config_path)
     plugins = Plugins()
     loop = FluxLoop()
-    # the first connection fails at once where it is wrong; only one that was good is worth waiting for
-    instance = RealInstance.open(uri, loop=loop)
-    providers = Providers(config, plugins)
+    instance: RealInstance | None = RealInstance.open(uri, loop=loop)
     store = Store(config.state_path(), service.echo)
-    stopping = threading.Event()
+    providers = Providers(config, plugins)
+    log = structlog.get_logger("fluxburst")
+    connected = was_up = False
 
     def stop(*_: object) -> None:
-        stopping.set()
+        if not connected:
+            sys.exit(0)  # out of the pause before the next attempt
         loop.stop()
+
+    def worth_waiting(error: Exception) -> bool:
+        # the first connection fails at once where it is wrong; only one that was good is worth any patience
+        return isinstance(error, Disconnected) or (was_up and isinstance(error, InstanceError))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    log = structlog.get_logger("fluxburst")
     try:
-        while True:
-            try:
-                service.run(service.Service(config, instance, loop, providers, plugins, store), loop)
-                break
-            except Disconnected as error:
-                log.warning("disconnected", error=str(error))
+        while True:  # each turn begins with short pauses again
             for attempt in stamina.retry_context(
-                on=InstanceError, attempts=None, timeout=None, wait_initial=0.2, wait_max=RECONNECT_MOST_S
+                on=worth_waiting, attempts=None, timeout=None, wait_initial=RECONNECT_LEAST_S, wait_max=RECONNECT_MOST_S
             ):
                 with attempt:
-                    if stopping.is_set():
+                    instance = instance or RealInstance.open(uri, loop=loop)
+                    running = service.Service(config, instance, loop, providers, plugins, store)
+                    try:
+                        connected = True
+                        service.run(running, loop)
+                    except Disconnected as error:
+                        log.warning("disconnected", error=str(error))
+                        was_up = was_up or running.world.caught_up
+                        # a broker that starts or ends takes connections while its modules are not there
+                        if not running.world.caught_up:
+                            raise
+                    else:
                         return
-                    instance = RealInstance.open(uri, loop=loop)
-            log.info("reconnected")
+                    finally:
+                        connected, instance = False, None
     finally:
         providers.close()
         store.close()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fluxburst.controller import drain, garbage, handover, join, release, sync, tell
+from fluxburst.controller import drain, garbage, handover, join, release, resubmit, sync, tell
 from fluxburst.controller.effects import Done, Effect, key
 from fluxburst.controller.launch import LaunchStage
 from fluxburst.controller.world import Change, Tick, World
@@ -34,6 +34,7 @@ def stages(hooks: Hooks) -> tuple[Stage, ...]:
         handover.stage,
         drain.stage,
         release.stage,
+        resubmit.stage,
         tell.stage,
     )
 

@@ -73,9 +73,11 @@ class SetQueue:
 
 @dataclass(frozen=True, slots=True)
 class Resubmit:
-    """Submit a lost job's jobspec again, marked as ``attributes.user.fluxburst.resubmit_of``."""
+    """Submit the jobspec of a job that was lost with ``host`` again, marked with the job and the attempt."""
 
     job_id: JobId
+    host: Host
+    attempt: int
     urgency: int
 
 

@@ -73,7 +73,7 @@ def _submitted(world: World, event: JobEvent, choose: Choose) -> None:
     asked = slim
     if home_queue != queue:
         # a job that we moved before a restart: judge what was submitted, which had no constraint of its own
-        asked = with_system(slim, queue=home_queue, constraints=None)
+        asked = jobspec.with_system(slim, queue=home_queue, constraints=None)
     world.jobs[event.job_id] = Job(
         id=event.job_id,
         userid=userid,
@@ -114,6 +114,7 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
             for host in world.hosts_of_job.get(job.id, ()):
                 if f"node failure on {host} (" in note:  # bulkexec.c of Flux's job-exec
                     job.lost_host = host
+                    world.lost[job.id] = job
         case "memo":
             burst = event.context.get("burst")
             if isinstance(burst, Mapping):
@@ -147,16 +148,11 @@ def _tell_once(world: World, job: Job, event: JobEvent, kind: str, **data: Any) 
         world.store.log(event.at, f"job/{job.id}", kind, **data)
 
 
-def with_system(spec: Mapping[str, Any], **system: Any) -> dict[str, Any]:
-    """A jobspec with some of its ``attributes.system`` replaced."""
-    return {**spec, "attributes": {**spec.get("attributes", {}), "system": {**jobspec.system(spec), **system}}}
-
-
 def _updated(world: World, job: Job, updates: Mapping[str, Any]) -> None:
     ours = {world.config.staging_queue, *world.pool_queues}
     prefix = "attributes.system."
     changed = {path.removeprefix(prefix): value for path, value in updates.items() if path.startswith(prefix)}
-    job.spec = with_system(job.spec, **changed)
+    job.spec = jobspec.with_system(job.spec, **changed)
     queue = jobspec.system(job.spec).get("queue", "")
     if queue != job.queue:
         _enters(world, job, queue)
@@ -238,12 +234,7 @@ def _done(world: World, tick: Tick, done: fx.Done) -> None:
                 world.queue_states[queue] = started
         case fx.Resubmit(job_id):
             if done.error is None:
-                entry = world.resubmits[str(job_id)]
-                entry["new"] = done.result
-                world.store.set_setting("resubmits", world.resubmits)
-                world.untold |= {job_id, done.result} & world.jobs.keys()
-                world.store.log(tick.now, f"job/{job_id}", "resubmitted", new=done.result, host=entry["host"])
-                world.store.log(tick.now, f"job/{done.result}", "resubmit", of=job_id, host=entry["host"])
+                world.resubmitted(tick.now, job_id, done.result)
 
 
 def _launched(world: World, tick: Tick, effect: fx.Launch, done: fx.Done) -> None:

@@ -1,13 +1,14 @@
-"""Tell each job's story in its memo, and send lost jobs again where the site wants that."""
+"""Tell each job's story in its memo."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fluxburst import jobspec
-from fluxburst.controller.effects import Memo, Resubmit
+from fluxburst.controller.effects import Memo
 from fluxburst.controller.world import Job, Tick, World
-from fluxburst.model import JobId, VerdictKind
+from fluxburst.jobid import f58
+from fluxburst.model import VerdictKind
 
 MEMOS_AT_ONCE = 64
 """Memos under way at one time: the rest follow as these are answered, so that 10,000 jobs do not flood the broker."""
@@ -16,8 +17,6 @@ MEMOS_AT_ONCE = 64
 def stage(world: World, tick: Tick) -> None:
     if not world.caught_up:
         return
-    if world.config.policy.on_node_loss == "resubmit":
-        _resubmit(world, tick)
     room = MEMOS_AT_ONCE - tick.count(Memo)
     for job_id in list(world.untold):
         if room <= 0:
@@ -38,7 +37,8 @@ def story(world: World, job: Job) -> dict[str, Any]:
     """``burst`` in the job's memo: pool, state and reason; None clears a key."""
     if job.lost_host:
         # told at the exception: a job that lost its node ends some 15 ms later, and an ended job takes no memo
-        again = "; it is submitted again" if str(job.id) in world.resubmits else ""
+        sent = job.id in world.resubmissions or job.resubmitted_as is not None
+        again = "; it is submitted again" if sent else ""
         told: dict[str, Any] = {
             "pool": world.pool_of[job.lost_host],
             "state": "lost",
@@ -58,38 +58,9 @@ def story(world: World, job: Job) -> dict[str, Any]:
         return {}
     else:
         told = {"pool": job.verdict.pool or None, "state": str(job.verdict.kind), "reason": job.verdict.reason}
-    for old, entry in world.resubmits.items():
-        if entry["new"] == job.id:
-            told["resubmit_of"] = old
-        elif old == str(job.id) and entry["new"] is not None:
-            told["resubmitted_as"] = str(entry["new"])
+    former = jobspec.resubmit_of(job.spec)
+    if former is not None:
+        told["resubmit_of"] = f58(former)
+    if job.resubmitted_as is not None:
+        told["resubmitted_as"] = f58(job.resubmitted_as)
     return told
-
-
-def _resubmit(world: World, tick: Tick) -> None:
-    for job in world.jobs.values():
-        if not job.lost_host or str(job.id) in world.resubmits:
-            continue
-        attempt = 1 + max((entry["attempt"] for entry in world.resubmits.values() if entry["new"] == job.id), default=0)
-        if attempt > world.config.policy.max_resubmits:
-            continue
-        world.resubmits[str(job.id)] = {
-            "host": job.lost_host, "attempt": attempt, "urgency": job.urgency, "new": None,
-        }  # fmt: skip
-        world.store.set_setting("resubmits", world.resubmits)
-    marked = {of: job.id for job in world.jobs.values() if (of := resubmit_of(job)) is not None}
-    for old, entry in world.resubmits.items():
-        if entry["new"] is None:
-            if old in marked:
-                # the submission went out before a crash, its answer did not come back
-                entry["new"] = marked[old]
-                world.store.set_setting("resubmits", world.resubmits)
-            else:
-                tick.do(Resubmit(JobId(int(old)), entry["urgency"]))
-
-
-def resubmit_of(job: Job) -> str | None:
-    """The id of the job that this one is sent again for, from its own jobspec."""
-    user = (job.spec.get("attributes") or {}).get("user") or {}
-    mark = user.get(jobspec.MARK) if isinstance(user, dict) else None
-    return str(mark["resubmit_of"]) if isinstance(mark, dict) and "resubmit_of" in mark else None

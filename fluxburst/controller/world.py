@@ -63,6 +63,7 @@ class Job:
     exception: str = ""
     lost_host: Host | None = None
     """Where it ran when that node was lost."""
+    resubmitted_as: JobId | None = None
 
     @property
     def pending(self) -> bool:
@@ -102,6 +103,15 @@ class Hold:
     pool: str
     nodes: int
     until_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Resubmission:
+    """A lost job that is to be submitted again, as its ``attempt``-th copy (1 is the first)."""
+
+    host: Host
+    attempt: int
+    urgency: int
 
 
 @dataclass(slots=True)
@@ -159,7 +169,12 @@ class World:
         for host, request_id in store.setting("asked", []):
             if host in self.nodes and self.nodes[host].record.request_id == request_id:
                 self.nodes[host].asked = True
-        self.resubmits: dict[str, dict[str, Any]] = store.setting("resubmits", {})
+        self.resubmissions: dict[JobId, Resubmission] = {
+            JobId(int(job_id)): Resubmission(**value) for job_id, value in store.setting("resubmissions", {}).items()
+        }
+        """Lost jobs that are to be submitted again and for which no new id is known yet."""
+        self.lost: dict[JobId, Job] = {}
+        """Jobs whose loss has just been heard of; some have ended since."""
         self.home_queues: dict[str, str] = store.setting("home_queues", {})
         """Where the jobs that we moved came from; the journal forgets it, as it shows jobspecs with updates applied."""
         self.paused: bool = store.setting("paused", False)
@@ -231,6 +246,20 @@ class World:
 
     def save_holds(self) -> None:
         self.store.set_setting("holds", [dataclasses.asdict(hold) for hold in self.holds.values()])
+
+    def save_resubmissions(self) -> None:
+        entries = {str(job_id): dataclasses.asdict(entry) for job_id, entry in self.resubmissions.items()}
+        self.store.set_setting("resubmissions", entries)
+
+    def resubmitted(self, now: float, old: JobId, new: JobId) -> None:
+        """A lost job runs again under a new id."""
+        entry = self.resubmissions.pop(old)
+        self.save_resubmissions()
+        self.store.log(now, f"job/{old}", "resubmitted", new=new, host=entry.host, attempt=entry.attempt)
+        self.store.log(now, f"job/{new}", "resubmit", of=old, host=entry.host, attempt=entry.attempt)
+        if old in self.jobs:
+            self.jobs[old].resubmitted_as = new
+            self.untold.add(old)
 
     def lend(self, job: Job) -> None:
         """Remember where a job came from, before it is moved to a pool's queue."""

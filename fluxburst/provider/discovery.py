@@ -12,8 +12,9 @@ import pluggy
 from fluxburst.provider import hookspecs
 
 if TYPE_CHECKING:
-    from fluxburst.model import Demand, Offer
+    from fluxburst.model import Demand, NodeRecord, Offer
     from fluxburst.provider.protocol import ProviderFactory
+    from fluxburst.states import NodeState
 
 ENTRY_POINTS = "fluxburst"
 
@@ -67,9 +68,24 @@ class Plugins:
         self.reports.append(PluginReport(name, distribution, kinds=tuple(sorted(kinds))))
 
     def choose_job(self, job: Mapping[str, Any]) -> bool | str | None:
-        answer: bool | str | None = self.manager.hook.fluxburst_choose_job(job=job)
+        """The answer of the first plugin that has one; a plugin that fails has none."""
+        answer: bool | str | None = self._ask("fluxburst_choose_job", job=job)
         return answer
 
     def order_offers(self, demand: Demand, offers: Sequence[Offer]) -> Sequence[Offer] | None:
-        ordered: Sequence[Offer] | None = self.manager.hook.fluxburst_order_offers(demand=demand, offers=offers)
+        """The order of the first plugin that has one; a plugin that fails has none."""
+        ordered: Sequence[Offer] | None = self._ask("fluxburst_order_offers", demand=demand, offers=offers)
         return ordered
+
+    def node_changed(self, node: NodeRecord, old: NodeState | None) -> None:
+        """Tell all plugins."""
+        self._ask("fluxburst_node_changed", node=node, old=old)
+
+    def _ask(self, hook: str, **arguments: Any) -> Any:
+        try:
+            return getattr(self.manager.hook, hook)(**arguments)
+        except Exception:  # noqa: BLE001 - an outsider's mistake must not end the service: it would meet it again
+            import structlog
+
+            structlog.get_logger("fluxburst").exception("a plugin failed in a hook", hook=hook)
+            return None

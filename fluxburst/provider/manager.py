@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from pathlib import Path
 
-from fluxburst.config import BurstConfig
+from fluxburst.config import BurstConfig, private_directory
 from fluxburst.errors import ConfigError
 from fluxburst.model import Demand, Finding, NodeId, NodeReport, Offer, Order, Refusal, Shrink
 from fluxburst.provider.discovery import Plugins
@@ -22,6 +23,7 @@ class Providers:
     def __init__(self, config: BurstConfig, plugins: Plugins, executor: Executor | None = None) -> None:
         self._executor = executor or ThreadPoolExecutor(max_workers=16, thread_name_prefix="provider")
         self._providers: dict[str, Provider] = {}
+        self._state_dirs: list[Path] = []
         self.kinds: dict[str, str] = {}
         for name in sorted({pool.provider for pool in config.pool.values()} | set(config.provider)):
             options = dict(config.provider.get(name, {}))
@@ -36,11 +38,20 @@ class Providers:
                     f"install its distribution, such as fluxburst-{kind}"
                     + (f". Skipped because they failed: {'; '.join(broken)}" if broken else "")
                 )
-            state = config.state_path() / "providers" / name
-            state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            context = ProviderContext(name, config.cluster, options, config.specs(name), state)
+            state_dir = config.state_path() / "providers" / name
+            context = ProviderContext(name, config.cluster, options, config.specs(name), state_dir)
+            self._state_dirs.append(state_dir)
             self._providers[name] = plugins.factories[kind](context)
             self.kinds[name] = kind
+
+    def prepare(self) -> None:
+        """Make the providers' state directories.
+
+        Raises:
+            ConfigError: one cannot be made.
+        """
+        for state_dir in self._state_dirs:
+            private_directory(state_dir)
 
     @property
     def shrink(self) -> Mapping[str, Shrink]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fluxburst.config import private_directory
 from fluxburst.errors import StoreError
 from fluxburst.model import NodeRecord, Offer, OrderRecord, RequestId
 from fluxburst.states import NodeState
@@ -47,7 +48,8 @@ _STATE = _NODE_COLUMNS.index("state")
 @dataclass(frozen=True, slots=True)
 class LogEntry:
     """One line of the log. ``subject`` is ``job/ID``, ``node/HOST``, ``order/REQUEST``, ``pool/NAME``,
-    ``provider/NAME`` or ``service``."""
+    ``provider/NAME`` or ``service``.
+    """
 
     at: float
     subject: str
@@ -65,8 +67,8 @@ class Store:
     def __init__(self, directory: Path, echo: Callable[[LogEntry], None] | None = None) -> None:
         self.directory = directory
         self._echo = echo
+        private_directory(directory)
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(
@@ -78,8 +80,10 @@ class Store:
             os.close(self._lock)
             raise StoreError(f"state_dir {directory}: another fluxburst service uses it; stop that one first") from None
         try:
+            # SQLite gives its journals the mode of the database file
+            os.close(os.open(directory / "state.sqlite", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(directory / "state.sqlite", isolation_level=None)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             os.close(self._lock)
             raise StoreError(f"state_dir {directory}: state.sqlite cannot be opened: {error}") from None
         try:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from fluxburst.errors import InvalidOrder, NoCapacity, ProviderUnavailable, RequestError
 from fluxburst.flux.protocol import Caller
-from fluxburst.model import Host, VerdictKind
+from fluxburst.jobid import f58
+from fluxburst.model import Demand, Host, NodeRecord, Offer, VerdictKind
+from fluxburst.provider import hookimpl
 from fluxburst.states import NodeState
 from tests.controller.conftest import MakeRig
 from tests.rig import POOL, Rig
@@ -188,13 +191,15 @@ def test_a_lost_job_is_left_alone_by_default_and_resubmitted_where_the_site_want
     job = rig.submit(nodes=2, run_s=100)
     rig.run_until(lambda: rig.flux.state(job).name == "RUN")
     rig.cloud.interrupt(Host("burst-1"))
-    rig.run_until(lambda: rig.service.world.resubmits.get(str(job), {}).get("new") is not None)
-    again = rig.service.world.resubmits[str(job)]["new"]
+    told = rig.store.history
+    rig.run_until(lambda: any(entry.kind == "resubmitted" for entry in told(f"job/{job}")))
+    again = told(f"job/{job}")[-1].data["new"]
     rig.run_until(lambda: rig.ended(job, again))
     assert rig.memo(job)["state"] == "lost"
     assert rig.memo(job)["reason"] == "burst-1 was lost; it is submitted again"
-    assert rig.memo(again)["resubmit_of"] == str(job)
-    assert rig.flux.jobspec(again)["attributes"]["user"]["fluxburst"] == {"resubmit_of": job}
+    assert rig.memo(again)["resubmit_of"] == f58(job)
+    assert "submitted again" in rig.memo(job)["reason"]
+    assert rig.flux.jobspec(again)["attributes"]["user"]["fluxburst"] == {"resubmit_of": job, "attempt": 1}
     rig.run_until(rig.all_gone)
 
 
@@ -361,6 +366,78 @@ def test_a_machine_that_no_record_knows_is_adopted_or_released(make_rig: MakeRig
     assert list(rig.states().values()) == [NodeState.JOINED] * 2
     rig.run_until(lambda: rig.ended(job))
     rig.run_until(rig.all_gone)
+
+
+class Clumsy:
+    """A plugin that fails in every hook."""
+
+    @hookimpl
+    def fluxburst_choose_job(self, job: Mapping[str, Any]) -> None:
+        raise KeyError("choose")
+
+    @hookimpl
+    def fluxburst_order_offers(self, demand: Demand, offers: Sequence[Offer]) -> None:
+        raise KeyError("order")
+
+    @hookimpl
+    def fluxburst_node_changed(self, node: NodeRecord, old: NodeState | None) -> None:
+        raise KeyError("changed")
+
+
+class Choosy:
+    """A plugin that refuses jobs of one bank, orders dear offers first, and watches nodes."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    @hookimpl
+    def fluxburst_choose_job(self, job: Mapping[str, Any]) -> str | None:
+        return "bank lost has no money" if job["bank"] == "lost" else None
+
+    @hookimpl
+    def fluxburst_order_offers(self, demand: Demand, offers: Sequence[Offer]) -> Sequence[Offer]:
+        return sorted(offers, key=lambda offer: -(offer.usd_per_node_hour or 0))
+
+    @hookimpl
+    def fluxburst_node_changed(self, node: NodeRecord, old: NodeState | None) -> None:
+        self.seen.append((node.host, str(node.state)))
+
+
+def test_a_plugin_that_fails_in_its_hooks_harms_nobody(make_rig: MakeRig) -> None:
+    rig = make_rig(plugins=(Clumsy(),))
+    job = rig.submit(nodes=2)
+    rig.run_until(lambda: rig.ended(job))
+
+
+def test_plugins_choose_jobs_order_offers_and_hear_of_nodes(make_rig: MakeRig) -> None:
+    choosy = Choosy()
+    dear = POOL.replace("[pool.burst", "[pool.dear").replace("burst-", "dear-").replace("0.5", "5.0")
+    rig = make_rig(POOL + dear, plugins=(choosy,))
+    refused = rig.submit(nodes=2, bank="lost")
+    job = rig.submit(nodes=2)
+    rig.run_until(lambda: rig.ended(job))
+    assert rig.hosts(job) == (Host("dear-0"), Host("dear-1"))
+    assert "no money" in rig.ask("explain", id=refused)["verdict"]
+    assert choosy.seen[:2] == [("dear-0", "planned"), ("dear-1", "planned")]
+
+
+def test_without_plugins_the_cheaper_offer_is_taken_and_burst_pool_overrides_it(make_rig: MakeRig) -> None:
+    dear = POOL.replace("[pool.burst", "[pool.adear").replace("burst-", "adear-").replace("0.5", "5.0")
+    rig = make_rig(dear + POOL)
+    cheap, chosen = rig.submit(nodes=2), rig.submit(nodes=2, burst={"pool": "adear"})
+    rig.run_until(lambda: rig.ended(cheap, chosen))
+    assert rig.hosts(cheap)[0].startswith("burst-")
+    assert rig.hosts(chosen)[0].startswith("adear-")
+
+
+def test_another_users_lost_job_is_not_resubmitted_as_the_owner(make_rig: MakeRig) -> None:
+    rig = make_rig(POOL + '[policy]\non_node_loss = "resubmit"\n')
+    job = rig.submit(nodes=2, run_s=100, userid=4711)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.cloud.interrupt(Host("burst-1"))
+    rig.run_until(rig.all_gone)
+    entry = next(entry for entry in rig.store.history(f"job/{job}") if entry.kind == "not resubmitted")
+    assert "another user" in entry.data["reason"]
 
 
 def test_the_pools_queues_are_started_and_staging_is_stopped_again(rig: Rig) -> None:

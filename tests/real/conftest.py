@@ -22,6 +22,7 @@ BURST_TOML = """
 mode = "{mode}"
 [policy]
 on_node_loss = "resubmit"
+cooldown = "1s"
 [pool.burst]
 provider = "local"
 hosts = "burst-[0-3]"
@@ -54,6 +55,7 @@ def _serving(site: PrivateSite) -> Iterator[PrivateSite]:
     if not site.ready():
         steps.serve(site)
     yield site
+    print(site.log_path.read_text()[-5000:])  # shown where the test failed
     steps.clean_up(site)
 
 

@@ -96,9 +96,9 @@ def orders_taken(site: PrivateSite) -> set[str]:
     return set(json.loads(journal.read_text())["orders"]) if journal.exists() else set()
 
 
-def brokers(site: PrivateSite) -> dict[Host, int]:
+def brokers(site: PrivateSite) -> dict[str, int]:
     """The follower brokers of this site that are processes now, with their pids."""
-    found: dict[Host, int] = {}
+    found: dict[str, int] = {}
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             arguments = path.read_text().split("\0")
@@ -107,7 +107,7 @@ def brokers(site: PrivateSite) -> dict[Host, int]:
         ours = any(argument.startswith(f"--config-path={site.config.state_path()}/") for argument in arguments)
         names = [argument.removeprefix("-Shostname=") for argument in arguments if argument.startswith("-Shostname=")]
         if ours and names:
-            found[Host(names[0])] = int(path.parent.name)
+            found[names[0]] = int(path.parent.name)
     return found
 
 

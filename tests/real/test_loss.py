@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from fluxburst.jobid import f58
 from fluxburst.model import JobId
 from fluxburst.testing import PrivateSite
 from tests.real import steps
@@ -36,7 +37,7 @@ def test_a_lost_node_is_replaced_under_its_own_name_and_its_job_is_submitted_aga
     old = steps.memo(site, job)
     assert (old["state"], old["reason"]) == ("lost", "burst-1 was lost; it is submitted again")
     steps.eventually(lambda: steps.memo(site, again)["state"] == "running")
-    assert steps.memo(site, again)["resubmit_of"] == str(job)
+    assert steps.memo(site, again)["resubmit_of"] == f58(job)
 
 
 def _submitted_again(site: PrivateSite, job: JobId) -> list[JobId]:

@@ -20,9 +20,7 @@ IMPOSSIBLE = {
 
 def test_each_impossible_job_is_explained_and_disturbs_no_other(site: PrivateSite) -> None:
     orders = steps.orders_taken(site)
-    reasons = {
-        site.submit(steps.BURSTABLE, *arguments, "true"): reason for arguments, reason in IMPOSSIBLE.items()
-    }
+    reasons = {site.submit(steps.BURSTABLE, *arguments, "true"): reason for arguments, reason in IMPOSSIBLE.items()}
     good = site.submit(steps.BURSTABLE, "-N2", "true")
     assert steps.await_event(site, good, "finish")["context"]["status"] == 0
     steps.eventually(lambda: steps.nothing_left(site))

@@ -67,9 +67,12 @@ def test_the_service_outlives_the_lead_and_serves_it_again(open_site: OpenSite) 
     service = steps.serve_anew(site)
     site.call("request", {"pool": "burst", "nodes": 2, "for_s": 3600.0})
     steps.await_nodes_up(site, 2)
+    log_before = site.log_path.read_text()
     site.instance.close()
     site.instance.start()
     steps.eventually(site.ready)
     run_on_two_nodes(site)
     assert service.poll() is None
+    # a lead that ends or starts takes connections while its modules are not there; that is no reason for a tight loop
+    assert site.log_path.read_text().removeprefix(log_before).count('"disconnected"') < 10
     steps.clean_up(site)

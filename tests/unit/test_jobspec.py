@@ -217,14 +217,16 @@ def test_a_resubmission_names_its_predecessor_and_changes_nothing_else() -> None
     original = spec(slot(1)) | {"tasks": [{"command": ["true"]}]}
     original["attributes"]["user"] = {"mine": 1}
     before = copy.deepcopy(original)
-    marked = jobspec.mark_resubmission(original, 17)
+    marked = jobspec.mark_resubmission(original, 17, 2)
     assert original == before
-    assert marked["attributes"]["user"] == {"mine": 1, jobspec.MARK: {"resubmit_of": 17}}
+    assert marked["attributes"]["user"] == {"mine": 1, "fluxburst": {"resubmit_of": 17, "attempt": 2}}
+    assert (jobspec.resubmit_of(marked), jobspec.attempt(marked)) == (17, 2)
+    assert (jobspec.resubmit_of(original), jobspec.attempt(original)) == (None, 0)
     assert {**marked, "attributes": None} == {**original, "attributes": None}
     assert marked["attributes"]["system"] == original["attributes"]["system"]
 
 
 @pytest.mark.parametrize("attributes", [None, {}, {"user": None}, {"user": "text"}])
 def test_a_resubmission_is_marked_where_there_were_no_attributes_of_the_user(attributes: object) -> None:
-    marked = jobspec.mark_resubmission({"attributes": attributes}, 17)
-    assert marked["attributes"]["user"] == {jobspec.MARK: {"resubmit_of": 17}}
+    marked = jobspec.mark_resubmission({"attributes": attributes}, 17, 1)
+    assert marked["attributes"]["user"] == {"fluxburst": {"resubmit_of": 17, "attempt": 1}}

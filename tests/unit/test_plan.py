@@ -317,7 +317,7 @@ def test_warm_nodes_that_cannot_be_had_have_a_reason() -> None:
 
 def test_a_verdict_is_told_in_one_line() -> None:
     verdict = plan([TWO], [pool()]).verdicts[JobId(1)]
-    assert describe(verdict, NOW) == "burst: buying 2 of c2-large at $0.5 an hour each (pool c2)"
+    assert describe(verdict, NOW) == "burst: buying 2 of c2-large at $0.5 an hour each (pool c2), $1 an hour in all"
     assert describe(plan([TWO], [pool()], [offer(price=None)]).verdicts[JobId(1)], NOW) == (
         "burst: buying 2 of c2-large (pool c2)"
     )

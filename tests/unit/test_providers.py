@@ -133,7 +133,8 @@ def test_a_provider_gets_its_name_its_options_and_its_own_pools(tmp_path: Path, 
 
 
 def test_each_provider_has_a_directory_of_its_own_that_nobody_else_reads(tmp_path: Path, plugin: Plugin) -> None:
-    with closing(Providers(site(tmp_path), Plugins([plugin]))):
+    with closing(Providers(site(tmp_path), Plugins([plugin]))) as providers:
+        providers.prepare()
         directories = {name: provider.context.state_dir for name, provider in plugin.built.items()}
     assert directories == {name: tmp_path / "providers" / name for name in ("acme", "zed")}
     assert all(path.stat().st_mode & 0o777 == 0o700 for path in directories.values())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fluxburst.errors import StoreError
+from fluxburst.errors import ConfigError, StoreError
 from fluxburst.model import Host, JobId, NodeId, NodeRecord, Offer, OrderRecord, RequestId
 from fluxburst.states import NodeState
 from fluxburst.store import LogEntry, Store
@@ -190,7 +190,7 @@ def test_a_second_store_in_this_process_is_refused_until_the_first_is_closed(tmp
 def test_a_second_process_is_refused_while_the_first_lives(store: Store) -> None:
     program = f"""
 from pathlib import Path
-from fluxburst.errors import StoreError
+from fluxburst.errors import ConfigError, StoreError
 from fluxburst.store import Store
 try:
     Store(Path({str(store.directory)!r}))
@@ -227,7 +227,7 @@ def test_a_database_that_cannot_be_opened_is_an_error_in_words(tmp_path: Path) -
 
 def test_a_directory_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"cannot be used: .*; set another in burst\.toml"):
+    with pytest.raises(ConfigError, match=r"cannot be made: .*; set another in burst\.toml"):
         Store(tmp_path / "file" / "state")
 
 
