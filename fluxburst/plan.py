@@ -50,13 +50,18 @@ class PoolState:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One job that asks: its demand, the pools it admits, its own limits. ``not_before_at`` is ``burst.wait``'s end."""
+    """One job that asks: its demand, the pools it admits, its own limits.
+
+    ``not_before_at`` is ``burst.wait``'s end. ``booked`` is what its latest verdict named, ``(pool, hosts)``: it keeps
+    these hosts while they can be had, so that planning again shuffles nobody and buys nothing in vain.
+    """
 
     job_id: JobId
     demand: Demand
     pools: tuple[str, ...]
     max_usd: float | None = None
     not_before_at: float = 0.0
+    booked: tuple[str, tuple[Host, ...]] = ("", ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +230,13 @@ class _Planner:
             yield Purchase(offer, tuple(hosts), tuple(jobs))
 
     def _on_fleet(self, request: Request) -> Verdict | None:
-        for name in request.pools:
-            chosen = self._fit(self._candidates(name, request.demand), request.demand)
+        pool, hosts = request.booked
+        places = [(name, self._candidates(name, request.demand)) for name in request.pools]
+        if pool in request.pools:
+            kept = [room for room in self._candidates(pool, request.demand) if room.host in hosts]
+            places.insert(0, (pool, kept))
+        for name, rooms in places:
+            chosen = self._fit(rooms, request.demand)
             if chosen is not None:
                 for room, slots in chosen:
                     room.take(request.demand, slots)

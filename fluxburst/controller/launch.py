@@ -137,6 +137,7 @@ def _request(world: World, job: Job) -> Request:
         pools=candidate.pools if here is None else (here,),
         max_usd=candidate.options.max_usd,
         not_before_at=job.submitted_at + candidate.options.wait_s if candidate.options.wait_s else 0.0,
+        booked=("", ()) if job.verdict is None else (job.verdict.pool, job.verdict.hosts),
     )
 
 

@@ -253,7 +253,9 @@ class World:
 
     def resubmitted(self, now: float, old: JobId, new: JobId) -> None:
         """A lost job runs again under a new id."""
-        entry = self.resubmissions.pop(old)
+        entry = self.resubmissions.pop(old, None)
+        if entry is None:
+            return  # the journal showed the new job before the submission was answered
         self.save_resubmissions()
         self.store.log(now, f"job/{old}", "resubmitted", new=new, host=entry.host, attempt=entry.attempt)
         self.store.log(now, f"job/{new}", "resubmit", of=old, host=entry.host, attempt=entry.attempt)

@@ -315,6 +315,18 @@ def test_warm_nodes_that_cannot_be_had_have_a_reason() -> None:
     assert made.holds == {"c2": "paused"}
 
 
+def test_a_job_keeps_the_hosts_that_it_was_promised_before_it_looks_at_others() -> None:
+    coming = tuple(FleetNode(Host(f"c2-{index}"), 4, 0, whole=True, up=False) for index in range(4))
+    booked = Request(JobId(2), TWO, ("c2",), booked=("c2", (Host("c2-2"), Host("c2-3"))))
+    assert make_plan([booked], {"c2": pool(fleet=coming)}, {}, now=NOW).verdicts[JobId(2)].hosts == ("c2-2", "c2-3")
+
+
+def test_a_job_that_lost_a_promised_host_takes_another() -> None:
+    coming = tuple(FleetNode(Host(f"c2-{index}"), 4, 0, whole=True, up=False) for index in (0, 3))
+    booked = Request(JobId(2), TWO, ("c2",), booked=("c2", (Host("c2-2"), Host("c2-3"))))
+    assert make_plan([booked], {"c2": pool(fleet=coming)}, {}, now=NOW).verdicts[JobId(2)].hosts == ("c2-0", "c2-3")
+
+
 def test_a_verdict_is_told_in_one_line() -> None:
     verdict = plan([TWO], [pool()]).verdicts[JobId(1)]
     assert describe(verdict, NOW) == "burst: buying 2 of c2-large at $0.5 an hour each (pool c2), $1 an hour in all"
