@@ -250,7 +250,7 @@ class NodeRecord:
     planned_at: float
     node_id: NodeId | None = None
     joined_at: float | None = None
-    stopped_at: float | None = None
+    stop_sent_at: float | None = None
     usd_per_node_hour: float | None = None
     version: int = 0
 

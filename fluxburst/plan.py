@@ -8,7 +8,9 @@ room left over on nodes bought meanwhile is for the next plan, which gives it to
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +34,9 @@ class PoolState:
     """One pool at the moment of planning.
 
     ``declared`` is all its hosts with their ranks; ``fleet`` those that are up or coming; ``free`` those that may be
-    ordered now. ``closed`` says why nothing may be bought in it now (empty: it may), ``closed_until_at`` until when.
+    ordered now; ``unusable`` counts the nodes that are paid for and in neither: leaving, or drained by others.
+    ``failing`` is True after a launch or boot failed, until a node serves again: then every job's nodes are ordered
+    apart. ``closed`` says why nothing may be bought in it now (empty: it may), ``closed_until_at`` until when.
     """
 
     name: str
@@ -44,6 +48,8 @@ class PoolState:
     fleet: tuple[FleetNode, ...] = ()
     free: tuple[Host, ...] = ()
     max_nodes: int | None = None
+    unusable: int = 0
+    failing: bool = False
     closed: str = ""
     closed_until_at: float | None = None
 
@@ -89,10 +95,23 @@ class Plan:
         return frozenset(host for verdict in self.verdicts.values() for host in verdict.hosts)
 
 
+ANSWER_TTL_S = 30.0
+"""How long an offer may be bought on before its provider is asked again."""
+
 ASKING = "its providers are being asked for offers"
 
 Answers = Mapping[tuple[str, Demand], Sequence[Offer | Refusal]]
 OrderOffers = Callable[[Demand, Sequence[Offer]], Sequence[Offer]]
+
+
+def asked_as(demand: Demand) -> Demand:
+    """The demand as providers are asked about it: its duration rounded up to a power of two minutes.
+
+    Else every user's own ``-t`` would be a question of its own.
+    """
+    if not demand.duration_s:
+        return demand
+    return dataclasses.replace(demand, duration_s=60.0 * 2.0 ** max(0, math.ceil(math.log2(demand.duration_s / 60.0))))
 
 
 def by_price(demand: Demand, offers: Sequence[Offer]) -> Sequence[Offer]:
@@ -189,6 +208,7 @@ class _Planner:
             for name, pool in pools.items()
         }
         self._free = {name: list(pool.free) for name, pool in pools.items()}
+        self._live = {name: len(pool.fleet) + pool.unusable for name, pool in pools.items()}
         self._bought: dict[tuple[Offer, JobId | None], tuple[list[Host], list[JobId]]] = {}
         self._offer_used: dict[Offer, int] = {}
         self._eligible: dict[tuple[str, str], frozenset[Host] | None] = {}
@@ -331,7 +351,7 @@ class _Planner:
             if pool.closed:
                 found.refusals[name] = _No(pool.closed, lasting=False, until_at=pool.closed_until_at)
                 continue
-            key = (pool.provider, demand)
+            key = (pool.provider, asked_as(demand))
             if key not in self._answers:
                 self.asks.add(key)
                 found.asked = True
@@ -373,13 +393,14 @@ class _Planner:
         eligible = self._hosts(pool, demand)
         if count > sum(host in eligible for host in self._free[pool.name]):
             return _No(f"too few of its {len(eligible)} hosts are free", lasting=False)
-        if pool.max_nodes is not None and len(self._rooms[pool.name]) + count > pool.max_nodes:
+        if pool.max_nodes is not None and self._live[pool.name] + count > pool.max_nodes:
             return _No(f"max_nodes = {pool.max_nodes} leaves too few nodes", lasting=False)
         if self._nodes_left is not None and count > self._nodes_left:
             return _No("[limits] nodes leaves too few nodes", lasting=False)
         left = None if offer.nodes_left is None else offer.nodes_left - self._offer_used.get(offer, 0)
         if left is not None and count > left:
-            return _No(f"the provider has too few of {offer.instance_type} left", lasting=False)
+            until_at = self._now + ANSWER_TTL_S
+            return _No(f"the provider has too few of {offer.instance_type} left", lasting=False, until_at=until_at)
         return None
 
     def _take_new(
@@ -398,11 +419,12 @@ class _Planner:
         for host in new:
             self._free[pool.name].remove(host)
         self._rooms[pool.name] += rooms
+        self._live[pool.name] += count
         if self._nodes_left is not None:
             self._nodes_left -= count
         self._offer_used[offer] = self._offer_used.get(offer, 0) + count
         # a gang is one order, so that it is had whole or not at all; single nodes for small jobs share one
-        key = (offer, job_id if count > 1 else None)
+        key = (offer, job_id if count > 1 or pool.failing else None)
         hosts, jobs = self._bought.setdefault(key, ([], []))
         hosts += new
         if job_id is not None:

@@ -39,7 +39,7 @@ def echo(entry: LogEntry) -> None:
 class Service:
     """One connection's life. Building it reads the store; :meth:`start` subscribes; the loop does the rest.
 
-    ``clock`` gives POSIX seconds and must not run backwards between steps; the loop's own time may be another.
+    ``clock`` gives POSIX seconds, and is read once.
     """
 
     def __init__(
@@ -58,7 +58,6 @@ class Service:
         self._loop = loop
         self._providers = providers
         self._plugins = plugins
-        self._clock = clock
         self._config = config
         providers.prepare()
         boot = bootkit.boot_material(instance.facts.config, config)
@@ -69,7 +68,9 @@ class Service:
         self._timer: Timer | None = None
         self._step_due = False
         self._closed = False
-        self._latest = clock()
+        # time goes on from the latest record, by the loop's own clock: a wall clock that is set back stops nothing
+        records = [node.changed_at for node in store.live_nodes()]
+        self._epoch = max([clock(), *records]) - loop.time()
         self._past: tuple[int, float] | None = (0, time.monotonic())
 
     @property
@@ -121,9 +122,7 @@ class Service:
         return count + 1, begun_s
 
     def _now(self) -> float:
-        # the wall clock may be set back; the records' times may not
-        self._latest = max(self._latest, self._clock())
-        return self._latest
+        return self._epoch + self._loop.time()
 
     def _step(self) -> None:
         self._step_due = False
@@ -139,7 +138,7 @@ class Service:
         for change in step.changes:
             self._plugins.node_changed(change.node, change.old)
         if step.next_at is not None:
-            delay_s = step.next_at - self._clock()
+            delay_s = step.next_at - self._now()
             if delay_s <= 0:
                 self.wake()
             else:

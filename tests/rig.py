@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ from fluxburst_mock.loop import InlineExecutor, VirtualLoop
 from fluxburst_mock.plugin import MockPlugin
 
 from fluxburst import config as configuration
+from fluxburst.config import BurstConfig
+from fluxburst.errors import InstanceError
 from fluxburst.flux.protocol import Caller
 from fluxburst.flux.render import render
 from fluxburst.model import Host, JobId, NodeRecord, RequestId
@@ -62,7 +65,8 @@ class Rig:
         home: str = "lead0",
         plugins: tuple[object, ...] = (),
     ) -> None:
-        self.config = configuration.parse(HEAD.format(mode=mode, state=tmp_path / "state") + pools)
+        self._head = HEAD.format(mode=mode, state=tmp_path / "state")
+        self.config = self.parse(pools)
         self.loop = VirtualLoop()
         site = SITE | {"resource": {"config": [{"hosts": home, "cores": "0-1"}]}}
         lead = render(self.config, site, frobnicator=Path("/burst-frobnicator.py")).lead
@@ -81,6 +85,33 @@ class Rig:
         self.store: Store
         self.connection: MockConnection
         self.start()
+
+    def parse(self, pools: str) -> BurstConfig:
+        """A burst.toml with this rig's head."""
+        return configuration.parse(self._head + pools)
+
+    def later(self, seconds: float, call: Callable[[], Any]) -> Future[Any]:
+        """A future that is completed so much later, with what ``call`` returns then, be it a future itself."""
+        future: Future[Any] = Future()
+
+        def complete() -> None:
+            result = call()
+            if isinstance(result, Future):
+                result.add_done_callback(lambda inner: future.set_result(inner.result()))
+            else:
+                future.set_result(result)
+
+        self.loop.call_later(seconds, complete)
+        return future
+
+    def failing(self, why: str) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(InstanceError(why))
+        return future
+
+    def kinds(self, job: JobId) -> list[str]:
+        """What the service's log tells of a job, by kind."""
+        return [entry.kind for entry in self.store.history(f"job/{job}")]
 
     def start(self) -> None:
         """Start the service, for the first time or after a crash."""

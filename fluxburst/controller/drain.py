@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from fluxburst.controller.effects import CheckAllocated, Drain, StopBrokers, Undrain
+from fluxburst.controller.effects import CheckAllocated, Drain, StopBrokers
 from fluxburst.controller.launch import wanted_warm
-from fluxburst.controller.world import OUR_DRAIN, Node, Tick, World
-from fluxburst.model import Host, Shrink
+from fluxburst.controller.world import Node, Tick, World, drain_reason
+from fluxburst.model import Host
 from fluxburst.states import COMING, NodeState, Why
 
 IDLE_VOTES = 3
@@ -24,9 +24,8 @@ def stage(world: World, tick: Tick) -> None:
 
 def _vote(world: World, tick: Tick, node: Node, booked: frozenset[Host]) -> None:
     record, pool = node.record, world.config.pool[node.record.pool]
-    counted = record.state is NodeState.JOINED or record.state in COMING - {NodeState.PLANNED}
     young = record.joined_at is not None and not tick.at(record.joined_at + pool.min_lifetime)
-    if not counted or young or world.usage.get(record.host) or record.host in booked:
+    if not _stays(node) or young or world.usage.get(record.host) or record.host in booked:
         node.idle_votes, node.last_vote_at = 0, None
         return
     interval_s = pool.idle_timeout / IDLE_VOTES
@@ -37,67 +36,57 @@ def _vote(world: World, tick: Tick, node: Node, booked: frozenset[Host]) -> None
         node.last_vote_at += interval_s
 
 
+def _stays(node: Node) -> bool:
+    return node.record.state is NodeState.JOINED or node.record.state in COMING
+
+
 def _let_go(world: World, tick: Tick) -> None:
+    """Drain what was voted out or asked back, as far as its provider can part with it and its pool stays warm."""
     spare = {pool: -wanted for pool, wanted in wanted_warm(world).items()}
-    staying = [
-        node for node in world.nodes.values() if node.record.state is NodeState.JOINED or node.record.state in COMING
-    ]
+    staying = [node for node in world.nodes.values() if _stays(node)]
     for node in staying:
         spare[node.record.pool] = spare.get(node.record.pool, 0) + 1
-    # the longest idle first, so that the votes of a pool that stays warm do not flap between its nodes
-    for node in sorted(staying, key=lambda node: (-node.idle_votes, node.record.host)):
-        voted_out = node.idle_votes >= IDLE_VOTES and spare[node.record.pool] > 0
-        if not (node.asked or voted_out) or not _may_leave(world, node):
+    # the longest idle first, so that a warm pool does not flap between its nodes; then from an order's tail
+    for node in sorted(staying, key=lambda node: (-node.idle_votes, -world.ranks[node.record.host])):
+        together = [mate for mate in world.leaves_with(node) if _stays(mate)]
+        if not all(mate.asked or mate.idle_votes >= IDLE_VOTES for mate in together):
             continue
-        spare[node.record.pool] -= 1
-        if node.record.state is NodeState.JOINED:
-            why = Why.ASKED if node.asked else Why.IDLE
-            tick.change(node, NodeState.DRAINING, f"{why}")
-        elif node.record.state is not NodeState.PLANNED:
-            tick.change(node, NodeState.RELEASING, f"{Why.ASKED if node.asked else Why.NOT_NEEDED}")
-
-
-def _may_leave(world: World, node: Node) -> bool:
-    """Obey how the provider can shrink: any node, only an order's tail, or only an order as a whole."""
-    shrink = world.shrink[node.record.provider]
-    if shrink is Shrink.ANY:
-        return True
-    mates = world.order_mates(node)
-    if shrink is Shrink.TAIL:
-        mates = mates[mates.index(node) :]
-    return all(
-        mate.asked
-        or mate.idle_votes >= IDLE_VOTES
-        or mate.record.state in (NodeState.DRAINING, NodeState.STOPPED, NodeState.RELEASING)
-        for mate in mates
-    )
+        if any(mate.record.state is NodeState.PLANNED for mate in together):
+            continue  # the provider's answer decides first whether there is anything to give back
+        if spare[node.record.pool] < len(together) and not all(mate.asked for mate in together):
+            continue
+        spare[node.record.pool] -= len(together)
+        for mate in together:
+            if mate.record.state is NodeState.JOINED:
+                tick.change(mate, NodeState.DRAINING, str(Why.ASKED if mate.asked else Why.IDLE))
+            else:
+                tick.change(mate, NodeState.RELEASING, str(Why.ASKED if mate.asked else Why.NOT_NEEDED))
 
 
 def _draining(world: World, tick: Tick, booked: frozenset[Host]) -> None:
     ready: list[Host] = []
-    look = False
+    look: list[Host] = []
     for node in world.nodes.values():
         if node.record.state is not NodeState.DRAINING:
             continue
         host, view = node.record.host, world.hosts[node.record.host]
-        if host in booked and node.stop_sent_at is None and not node.asked:
+        if host in booked and node.record.stop_sent_at is None and not node.asked:
             node.checked_at = None
             tick.change(node, NodeState.JOINED, "needed again")
-            tick.do(Undrain(host))
         elif view.drained is None:
             node.checked_at = None
-            tick.do(Drain(host, f"{OUR_DRAIN}{node.record.reason}"))
+            tick.do(Drain(host, drain_reason(node.record.reason)))
         elif world.usage.get(host):
             node.checked_at = None  # its job ends first
-        elif node.stop_sent_at is not None:
-            if tick.at(node.stop_sent_at + world.config.pool[node.record.pool].stop_timeout):
+        elif node.record.stop_sent_at is not None:
+            if tick.at(node.record.stop_sent_at + world.config.pool[node.record.pool].stop_timeout):
                 tick.change(node, NodeState.RELEASING, f"{Why.STOP_TIMEOUT}: its broker did not leave")
         elif node.checked_at is not None:
             ready.append(host)
         elif tick.at(node.check_again_at):
-            look = True
+            look.append(host)
     if look:
-        tick.do(CheckAllocated())
+        tick.do(CheckAllocated(tuple(look)))
     if ready and tick.do(StopBrokers(tuple(ready))):
         for host in ready:
-            world.nodes[host].stop_sent_at = tick.now
+            tick.note(world.nodes[host], stop_sent_at=tick.now)

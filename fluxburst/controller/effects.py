@@ -57,7 +57,9 @@ class Undrain:
 
 @dataclass(frozen=True, slots=True)
 class CheckAllocated:
-    """Ask the job manager which hosts are allocated: the second look before brokers are stopped."""
+    """Ask the job manager whether these drained hosts are allocated: the second look before brokers are stopped."""
+
+    hosts: tuple[Host, ...]
 
 
 @dataclass(frozen=True, slots=True)

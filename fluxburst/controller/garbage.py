@@ -21,6 +21,8 @@ def stage(world: World, tick: Tick) -> None:
             continue
         if listing.begun_at > world.compared_at.get(provider, float("-inf")):
             world.compared_at[provider] = listing.begun_at
+            if listing.begun_at >= world.look_after_at.get(provider, float("inf")):
+                del world.look_after_at[provider]
             _compare(world, tick, provider, listing)
         if tick.at(_next_listing_at(world, tick, provider, listing)):
             tick.do(ListNodes(provider))
@@ -36,6 +38,8 @@ def _next_listing_at(world: World, tick: Tick, provider: str, listing: Listing) 
         times.append(listing.at + min(max((tick.now - min(coming)) / 4, POLL_LEAST_S), POLL_MOST_S))
     if mine:
         times.append(listing.at + world.config.policy.reconcile_interval)
+    if provider in world.look_after_at:
+        times.append(world.look_after_at[provider])
     if provider in world.orphans_seen_at:
         times.append(world.orphans_seen_at[provider] + ORPHAN_PAUSE_S)
     return min(times, default=None)
@@ -88,7 +92,7 @@ def _adopt(world: World, tick: Tick, provider: str, report: NodeReport) -> bool:
     One of an order that this store made is not taken over: its record is gone, so it should be too.
     """
     pool = world.pool_of.get(report.host)
-    known = report.request_id in world.orders or world.store.order(report.request_id) is not None
+    known = world.store.order(report.request_id) is not None or world.store.had_node(report.request_id, report.host)
     if known or pool is None or pool != report.pool or report.host in world.nodes:
         return False
     if world.config.pool[pool].provider != provider:

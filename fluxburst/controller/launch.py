@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fluxburst.controller import effects as fx
-from fluxburst.controller.world import OUR_DRAIN, Job, Tick, World
+from fluxburst.controller.world import Job, Tick, World, our_drain
 from fluxburst.model import Demand, Host, JobId, NodeRecord, Offer, Order, OrderRecord, Refusal, Verdict, VerdictKind
-from fluxburst.plan import Answers, FleetNode, PoolState, Purchase, Request, by_price, make_plan
+from fluxburst.plan import ANSWER_TTL_S, Answers, FleetNode, PoolState, Purchase, Request, by_price, make_plan
 from fluxburst.states import COMING, NodeState
 
-ANSWER_TTL_S = 30.0
-"""How long an offer may be bought on; a refusal that names no time to ask again stays for good."""
+ANSWER_KEPT_S = 3600.0
+"""How long an answer is kept to be shown, and a refusal for good is believed."""
 
 OrderOffers = Callable[[Demand, Sequence[Offer]], Sequence[Offer] | None]
 
@@ -29,11 +29,11 @@ class LaunchStage:
         if tick.at(world.plan_again_at):
             world.plan_due = True
         for name, pool in world.config.pool.items():
-            if (pool.provider, standing_demand(world, name)) not in world.answers:
-                tick.do(fx.Ask(pool.provider, standing_demand(world, name)))
+            if (pool.provider, _standing_demand(world, name)) not in world.answers:
+                tick.do(fx.Ask(pool.provider, _standing_demand(world, name)))
         if world.plan_due:
             self._plan(world, tick)
-        relaunch(world, tick)
+        _relaunch(world, tick)
 
     def _plan(self, world: World, tick: Tick) -> None:
         world.plan_due = False
@@ -41,7 +41,7 @@ class LaunchStage:
         waiting: dict[JobId, Verdict] = {}
         asking: list[Job] = []
         for job in world.jobs.values():
-            verdict = _without_plan(job)
+            verdict = _without_plan(job, tick.now)
             if verdict is None:
                 asking.append(job)
             else:
@@ -52,7 +52,7 @@ class LaunchStage:
         plan = make_plan(
             [_request(world, job) for job in asking],
             pools,
-            fresh_answers(world, tick.now),
+            _fresh_answers(world, tick.now),
             now=tick.now,
             nodes_left=None if limit is None else max(0, limit - len(world.nodes)),
             holds=wanted_warm(world),
@@ -74,10 +74,11 @@ class LaunchStage:
                 _tell_log(world, tick, job, verdict)
                 job.verdict = verdict
                 world.untold.add(job.id)
-        untils = [verdict.until_at for verdict in plan.verdicts.values() if verdict.until_at is not None]
-        cooling = [value.until_at for value in world.cooldowns.values() if value.until_at > tick.now]
-        warm = cooling if plan.holds else []
-        world.plan_again_at = min([*untils, *warm], default=None)
+        untils = [verdict.until_at for verdict in verdicts.values() if verdict.until_at is not None]
+        if plan.holds:
+            untils.append(tick.now + ANSWER_TTL_S)
+        # a provider may name a time that is past; once a second is enough for it
+        world.plan_again_at = max(min(untils), tick.now + 1.0) if untils else None
         tick.at(world.plan_again_at)
         # buying changed the records, but the plan that bought them already knows
         world.plan_due = False
@@ -101,7 +102,7 @@ def _close_window(world: World, tick: Tick) -> None:
                 job.ripe = True
 
 
-def _without_plan(job: Job) -> Verdict | None:
+def _without_plan(job: Job, now: float) -> Verdict | None:
     """The verdict of a job that the plan need not look at."""
     if job.allocated_at is not None:
         if job.verdict is not None and job.verdict.kind in (VerdictKind.COMING, VerdictKind.BURST):
@@ -115,8 +116,8 @@ def _without_plan(job: Job) -> Verdict | None:
         return Verdict(VerdictKind.REFUSED, job.candidate.refusal)
     if job.exception:
         return Verdict(VerdictKind.REFUSED, f"it ended with an exception: {job.exception}")
-    if job.stuck:
-        return Verdict(VerdictKind.REFUSED, job.stuck)
+    if job.stuck_until_at > now:
+        return Verdict(VerdictKind.WAIT, job.stuck, until_at=job.stuck_until_at)
     if job.depends:
         return Verdict(VerdictKind.WAIT, "it has unmet dependencies")
     if job.priority <= 0:
@@ -148,7 +149,7 @@ def _pool_state(world: World, name: str, now: float) -> PoolState:
     free: list[Host] = []
     for host in world.declared[name]:
         node, view = world.nodes.get(host), world.hosts[host]
-        foreign_drain = view.drained is not None and not view.drained.startswith(OUR_DRAIN)
+        foreign_drain = view.drained is not None and not our_drain(view.drained)
         shares = world.usage.get(host) or {}
         room = FleetNode(
             host,
@@ -157,14 +158,19 @@ def _pool_state(world: World, name: str, now: float) -> PoolState:
             whole=not shares,
             up=world.usable(host),
         )
+        if node is not None and node.asked:
+            continue  # it serves nobody new
         if room.up or (node is not None and node.record.state in COMING):
             fleet.append(room)
+        elif node is not None and node.record.state is NodeState.JOINED and our_drain(view.drained):
+            fleet.append(room)  # it is being undrained
         elif node is not None and node.record.state is NodeState.DRAINING:
             # it can stay if it has not been told to stop: undraining is faster than buying
-            if node.stop_sent_at is None and not node.asked and not foreign_drain:
+            if node.record.stop_sent_at is None and not foreign_drain:
                 leaving.append(room)
-        elif node is None and not view.online and not foreign_drain:
+        elif node is None and not view.online and not foreign_drain and not shares:
             free.append(host)
+    mine = {host for host, node in world.nodes.items() if node.record.pool == name}
     closed, until_at = _closed(world, name, now)
     return PoolState(
         name=name,
@@ -176,6 +182,8 @@ def _pool_state(world: World, name: str, now: float) -> PoolState:
         fleet=(*fleet, *leaving),
         free=tuple(free),
         max_nodes=table.max_nodes,
+        unusable=len(mine - {room.host for room in (*fleet, *leaving)}),
+        failing=name in world.cooldowns,
         closed=closed,
         closed_until_at=until_at,
     )
@@ -233,7 +241,7 @@ def _order(world: World, tick: Tick, purchase: Purchase) -> None:
         )
 
 
-def relaunch(world: World, tick: Tick) -> None:
+def _relaunch(world: World, tick: Tick) -> None:
     """Let every order go that the provider has not answered: new ones, and with the same id those of before a crash."""
     planned = {node.record.request_id for node in world.nodes.values() if node.record.state is NodeState.PLANNED}
     for request_id in sorted(planned):
@@ -257,16 +265,20 @@ def relaunch(world: World, tick: Tick) -> None:
         )
 
 
-def standing_demand(world: World, pool: str) -> Demand:
+def _standing_demand(world: World, pool: str) -> Demand:
     """One whole node of a pool: what is asked for when the service starts, so that there is something to show."""
     table = world.config.pool[pool]
     return Demand(nodes=1, slots=1, cores_per_slot=table.cores, gpus_per_slot=table.gpus, exclusive=True)
 
 
-def fresh_answers(world: World, now: float) -> Answers:
-    """The answers that may still be used. A refusal that names no time to ask again stays for good."""
+def _fresh_answers(world: World, now: float) -> Answers:
+    """The answers that may still be used. A refusal that names no time to ask again stays for long."""
+    for key in [key for key, (at, _) in world.answers.items() if at + ANSWER_KEPT_S <= now]:
+        del world.answers[key]
 
     def fresh(at: float, answers: Sequence[Offer | Refusal]) -> bool:
+        if now < at + 1.0:
+            return True  # a provider may name a time that is past
         if any(isinstance(no, Refusal) and no.retry_at is not None and no.retry_at <= now for no in answers):
             return False
         return now < at + ANSWER_TTL_S or all(isinstance(no, Refusal) and no.retry_at is None for no in answers)

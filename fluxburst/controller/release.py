@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fluxburst.controller.effects import ListNodes, Release, Undrain
-from fluxburst.controller.world import OUR_DRAIN, Listing, Node, Tick, World
-from fluxburst.model import NodeId, Shrink
+from fluxburst.controller.world import Listing, Node, Tick, World, our_drain
+from fluxburst.model import NodeId
 from fluxburst.states import NodeState
 
 LISTING_LAG_S = 30.0
-"""How long after an unanswered launch a machine may still be missing from a listing (clouds list eventually)."""
+"""How long after a launch a machine may still be missing from a listing (clouds list eventually)."""
 REPEAT_FIRST_S = 0.5
 REPEAT_MOST_S = 30.0
 
@@ -29,48 +29,57 @@ def _release(world: World, tick: Tick, provider: str, leaving: list[Node]) -> No
     found = _by_identity(listing)
     ids: list[NodeId] = []
     for node in leaving:
-        since_at = node.record.changed_at if node.released_at is None else node.released_at
-        fresh = listing is not None and listing.begun_at >= since_at
+        proves_at = _proves_at(node)
+        fresh = listing is not None and listing.begun_at >= proves_at
         listed = found.get((node.record.request_id, node.record.host))
         if node.record.node_id is None and listed is not None:
             tick.note(node, node_id=listed)
         if fresh and listed is None:
-            if _launch_unclear(world, node) and not tick.at(node.record.changed_at + LISTING_LAG_S):
-                continue
-            tick.change(node, NodeState.GONE, node.record.reason)
-            if (world.hosts[node.record.host].drained or "").startswith(OUR_DRAIN):
-                # a ghost should look like any other; where this is lost, the next join undrains it
-                tick.do(Undrain(node.record.host))
+            # an order that is still under way may yet become a machine
+            if not tick.launching(node.record.request_id):
+                _gone(world, tick, node)
         elif node.record.node_id is not None and _may_go(world, node) and _due(tick, node, listed is not None, fresh):
             ids.append(node.record.node_id)
-        elif not fresh:
+        elif not fresh and tick.at(proves_at):
             tick.do(ListNodes(provider))
     if ids:
         tick.do(Release(provider, tuple(ids)))
+
+
+def _gone(world: World, tick: Tick, node: Node) -> None:
+    host = node.record.host
+    tick.change(node, NodeState.GONE, node.record.reason)
+    # one more look when everything must be listed that was ever launched, although nothing lives any more
+    world.look_after_at[node.record.provider] = tick.now + LISTING_LAG_S
+    if our_drain(world.hosts[host].drained) and not world.online(host):
+        # a ghost should look like any other; where this is lost, the next join undrains it
+        tick.do(Undrain(host))
+
+
+def _proves_at(node: Node) -> float:
+    """From when on a listing without the node proves that there is no machine."""
+    if node.released_at is not None:
+        return node.released_at
+    if node.record.node_id is None and node.record.joined_at is None:
+        return node.record.changed_at + LISTING_LAG_S  # nobody has seen it yet
+    return node.record.changed_at
 
 
 def _due(tick: Tick, node: Node, listed: bool, fresh: bool) -> bool:
     """Release at once; again, with growing pauses, while a newer listing still has it."""
     if node.released_at is None:
         return True
-    pause_s = min(REPEAT_FIRST_S * 2**node.releases, REPEAT_MOST_S)
+    pause_s = min(REPEAT_FIRST_S * 2 ** min(node.releases, 16), REPEAT_MOST_S)
     return listed and fresh and tick.at(node.released_at + pause_s)
 
 
-def _launch_unclear(world: World, node: Node) -> bool:
-    """Nobody knows whether the machine exists: the launch was never answered, it was never listed, it never joined."""
-    record = node.record
-    return record.node_id is None and record.joined_at is None and record.request_id in world.unclear
-
-
 def _may_go(world: World, node: Node) -> bool:
-    shrink = world.shrink[node.record.provider]
-    if shrink is Shrink.ANY:
-        return True
-    mates = world.order_mates(node)
-    if shrink is Shrink.TAIL:
-        mates = mates[mates.index(node) :]
-    return all(mate.record.state is NodeState.RELEASING for mate in mates)
+    """Whether everything that goes with the node can go, too, and no job runs there."""
+    return all(
+        mate.record.state is NodeState.RELEASING
+        and not (world.online(mate.record.host) and world.usage.get(mate.record.host))
+        for mate in world.leaves_with(node)
+    )
 
 
 def _by_identity(listing: Listing | None) -> dict[tuple[str, str], NodeId]:

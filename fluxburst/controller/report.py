@@ -268,6 +268,8 @@ class Reports:
         unknown = [host for host in hosts if host not in world.nodes]
         if unknown:
             raise RequestError(f"{hostlist.fold(unknown)}: no such node is live; see `flux burst nodes`")
+        # where a provider gives back only an order's tail, or all of it, the others have to go, too
+        hosts = tuple(sorted({mate.record.host for host in hosts for mate in world.leaves_with(world.nodes[host])}))
         for host in hosts:
             world.nodes[host].asked = True
             world.store.log(now, f"node/{host}", "release asked")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from fluxburst import hostlist, jobspec
@@ -11,7 +11,6 @@ from fluxburst.controller import effects as fx
 from fluxburst.controller.world import Hold, Job, Listing, Tick, World
 from fluxburst.errors import (
     FluxburstError,
-    InstanceError,
     InvalidOrder,
     ProviderError,
     ProviderUnavailable,
@@ -24,6 +23,8 @@ from fluxburst.states import COMING, NodeState, Why
 
 RETRY_FIRST_S = 1.0
 RETRY_MOST_S = 60.0
+CHECK_FIRST_S = 1.0
+CHECK_MOST_S = 30.0
 
 Choose = Callable[[Mapping[str, Any]], bool | str | None]
 
@@ -36,6 +37,7 @@ def apply(world: World, tick: Tick, event: JobEvent | ResourceEvent | CaughtUp |
             _resource_event(world, event)
         case CaughtUp():
             world.caught_up = True
+            world.forget_homes_of_ended()
             world.plan_due = True
         case fx.Done():
             _done(world, tick, event)
@@ -52,6 +54,7 @@ def _job_event(world: World, tick: Tick, event: JobEvent, choose: Choose) -> Non
             for share in event.allocation:
                 if share.host in world.pool_of:
                     world.usage.setdefault(share.host, {})[event.job_id] = share
+                    _used(world, share.host)
             world.plan_due = True
     elif event.name in ("free", "clean"):
         for host in world.hosts_of_job.pop(event.job_id, ()):
@@ -60,6 +63,13 @@ def _job_event(world: World, tick: Tick, event: JobEvent, choose: Choose) -> Non
     job = world.jobs.get(event.job_id)
     if job is not None:
         _burstable_job_event(world, tick, job, event)
+
+
+def _used(world: World, host: Host) -> None:
+    node = world.nodes.get(host)
+    if node is not None and not node.used:
+        node.used = True
+        world.warm(node.record.pool)
 
 
 def _submitted(world: World, event: JobEvent, choose: Choose) -> None:
@@ -127,6 +137,9 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
         case "clean":
             _tell_once(world, job, event, "ended", exception=job.exception)
             _forget(world, job)
+    ours = event.name == "jobspec-update" and "attributes.system.queue" in event.context
+    if event.name == "urgency" or (event.name == "jobspec-update" and not ours):
+        job.stuck_until_at = 0.0  # its owner changed something about it
     if job.pending != was_pending or event.name in ("priority", "clean", "invalidate", "jobspec-update"):
         world.plan_due = True
     if job.pending and not was_pending and not job.ripe:
@@ -156,7 +169,6 @@ def _updated(world: World, job: Job, updates: Mapping[str, Any]) -> None:
     queue = jobspec.system(job.spec).get("queue", "")
     if queue != job.queue:
         _enters(world, job, queue)
-        job.stuck = ""
         if queue not in ours:
             job.home_queue = queue
             world.forget_home(job.id)
@@ -213,9 +225,9 @@ def _done(world: World, tick: Tick, done: fx.Done) -> None:
             job = world.jobs.get(job_id)
             if job is not None and done.error is None:
                 job.memo = {**job.memo, **burst}
-        case fx.CheckAllocated():
+        case fx.CheckAllocated(hosts):
             if done.error is None:
-                _checked(world, done)
+                _checked(world, hosts, done)
         case fx.Release(provider, node_ids):
             if done.error is None:
                 for node in world.nodes.values():
@@ -223,11 +235,8 @@ def _done(world: World, tick: Tick, done: fx.Done) -> None:
                         node.released_at, node.releases = done.at, node.releases + 1
             else:
                 world.store.log(tick.now, f"provider/{provider}", "release failed", error=describe(done.error))
-        case fx.StopBrokers(hosts):
-            # an error here is ordinary: the command's own connection ends with the broker that it stops
-            for host in hosts:
-                if host in world.nodes:
-                    world.nodes[host].stop_sent_at = done.at
+        case fx.StopBrokers():
+            # an error is ordinary, as the command's connection ends with the broker; stop_timeout is the judge
             world.retries.pop(its_key, None)
         case fx.SetQueue(queue, started):
             if done.error is None:
@@ -243,7 +252,6 @@ def _launched(world: World, tick: Tick, effect: fx.Launch, done: fx.Done) -> Non
         node for host in order.hosts if (node := world.nodes.get(host)) and node.record.request_id == order.request_id
     ]
     error = done.error
-    world.unclear.discard(order.request_id)
     if error is None:
         for node in nodes:
             if node.record.state is NodeState.PLANNED:
@@ -252,7 +260,6 @@ def _launched(world: World, tick: Tick, effect: fx.Launch, done: fx.Done) -> Non
     subject = f"order/{order.request_id}"
     if isinstance(error, ProviderUnavailable) or not isinstance(error, ProviderError):
         # outcome unknown: the records stay, the same request id is tried again, and the listing decides
-        world.unclear.add(order.request_id)
         world.store.log(tick.now, subject, "launch unclear", error=describe(error), hosts=order.hosts)
         return
     world.retries.pop(fx.key(effect), None)
@@ -260,9 +267,9 @@ def _launched(world: World, tick: Tick, effect: fx.Launch, done: fx.Done) -> Non
     for node in nodes:
         if node.record.state in COMING:
             tick.change(node, NodeState.RELEASING, f"{Why.LAUNCH_FAILED}: {describe(error)}")
-    wait_s = world.config.policy.cooldown_max if isinstance(error, InvalidOrder) else None
+    wait_s = world.config.policy.cooldown_max if isinstance(error, InvalidOrder) else 0.0
     if isinstance(error, RateLimited):
-        wait_s = error.retry_after_s
+        wait_s = error.retry_after_s or 0.0
     world.cool(world.pools_under(order.pool, error.scope), describe(error), tick.now, wait_s=wait_s)
     world.forget_answers(effect.provider)
 
@@ -288,19 +295,23 @@ def _moved(world: World, tick: Tick, job_id: JobId, queue: str, done: fx.Done) -
         if job is not None:
             # the journal's jobspec-update says the same, now or a moment later
             _enters(world, job, queue)
-    elif isinstance(done.error, InstanceError):
+    else:
+        # it may have started at home meanwhile; otherwise it is tried again, with the pauses of world.retries
         world.store.log(tick.now, f"job/{job_id}", "not moved", queue=queue, error=describe(done.error))
-        if job is not None and job.pending:
-            job.stuck = f"Flux refused to move it to queue {queue}: {describe(done.error)}"
-            world.plan_due = True
-    world.retries.pop(fx.key(done.effect), None)
 
 
-def _checked(world: World, done: fx.Done) -> None:
+def _checked(world: World, hosts: Collection[Host], done: fx.Done) -> None:
     allocated: frozenset[Host] = done.result
-    for host, node in world.nodes.items():
-        if node.record.state is NodeState.DRAINING:
-            node.checked_at = None if host in allocated else done.begun_at
+    for host in hosts:
+        node = world.nodes.get(host)
+        if node is None or node.record.state is not NodeState.DRAINING:
+            continue
+        if host in allocated:
+            # housekeeping may hold it long after the journal's `free`
+            node.check_again_at = done.at + min(CHECK_FIRST_S * 2 ** min(node.checks, 16), CHECK_MOST_S)
+            node.checks += 1
+        else:
+            node.checked_at, node.checks = done.begun_at, 0
 
 
 def describe(error: BaseException) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fluxburst import hostlist
 from fluxburst.config import BurstConfig
-from fluxburst.controller.effects import Effect, key
-from fluxburst.errors import Scope
+from fluxburst.controller.effects import Effect, Launch, key
+from fluxburst.errors import ConfigError, Scope
 from fluxburst.model import (
     BootMaterial,
     Demand,
@@ -31,8 +32,17 @@ from fluxburst.select import Candidate
 from fluxburst.states import NodeState, check_transition
 from fluxburst.store import Store
 
-OUR_DRAIN = "fluxburst: "
-"""How every drain reason of ours begins; only such a host is undrained by us."""
+_OUR_DRAIN = "fluxburst: "
+
+
+def drain_reason(why: str) -> str:
+    """A drain reason by which :func:`our_drain` knows it again."""
+    return _OUR_DRAIN + why
+
+
+def our_drain(drained: str | None) -> bool:
+    """Whether a host was drained by us, and not by an administrator or by Flux, whose drains we never undo."""
+    return drained is not None and drained.startswith(_OUR_DRAIN)
 
 
 @dataclass(slots=True)
@@ -56,8 +66,12 @@ class Job:
     allocation: tuple[HostShare, ...] = ()
     allocated_at: float | None = None
     verdict: Verdict | None = None
+    ready_at: float | None = None
+    """Since when all hosts that its verdict names have been up and it has not started."""
     stuck: str = ""
-    """Why Flux refused to move it; it is not tried again."""
+    """Why nodes were of no use to it; it is left out of the plan until ``stuck_until_at``."""
+    stuck_until_at: float = 0.0
+    stuck_times: int = 0
     memo: Mapping[str, Any] = field(default_factory=dict)
     """``burst`` in the job's memo, as Flux last showed or was last told."""
     exception: str = ""
@@ -124,7 +138,9 @@ class Node:
     checked_at: float | None = None
     """When the job manager last said that nothing is allocated on it, after the drain."""
     check_again_at: float = 0.0
-    stop_sent_at: float | None = None
+    checks: int = 0
+    used: bool = False
+    """A job has run on it."""
     asked: bool = False
     """An administrator asked for it to be given back."""
     released_at: float | None = None
@@ -148,6 +164,7 @@ class World:
         self.boot = boot
         self.new_id = new_id
         self.shrink = shrink
+        _check_fit(config, store, facts)
         self.ranks = {host: rank for rank, host in enumerate(facts.hosts)}
         self.pool_of = {host: pool for pool in config.pool for host in config.hosts_of(pool)}
         self.declared = {
@@ -163,9 +180,11 @@ class World:
         self.listings: dict[str, Listing] = {}
         self.answers: dict[tuple[str, Demand], tuple[float, Sequence[Offer | Refusal]]] = {}
         self.cooldowns: dict[str, Cooldown] = {
-            pool: Cooldown(**value) for pool, value in store.setting("cooldowns", {}).items()
+            pool: Cooldown(**value) for pool, value in store.setting("cooldowns", {}).items() if pool in config.pool
         }
-        self.holds: dict[str, Hold] = {value["id"]: Hold(**value) for value in store.setting("holds", [])}
+        self.holds: dict[str, Hold] = {
+            value["id"]: Hold(**value) for value in store.setting("holds", []) if value["pool"] in config.pool
+        }
         for host, request_id in store.setting("asked", []):
             if host in self.nodes and self.nodes[host].record.request_id == request_id:
                 self.nodes[host].asked = True
@@ -194,10 +213,8 @@ class World:
         for node in self.nodes.values():
             self._load_order(node.record.request_id)
         self.compared_at: dict[str, float] = {}
-        self.unclear: set[RequestId] = {
-            node.record.request_id for node in self.nodes.values() if node.record.node_id is None
-        }
-        """Orders whose last launch call was not answered; at the start nobody knows what a crash cut off."""
+        self.look_after_at: dict[str, float] = {}
+        """When to list a provider once more after its last node has gone."""
         self.orphans_seen_at: dict[str, float] = {}
         self.queue_states: dict[str, bool] = {}
         self.retries: dict[tuple[object, ...], tuple[int, float]] = {}
@@ -217,6 +234,14 @@ class World:
             mates.sort(key=lambda other: place.get(other.record.host, len(place)))
         return mates
 
+    def leaves_with(self, node: Node) -> list[Node]:
+        """The live nodes that go when this one goes, this one among them, by how its provider can shrink."""
+        shrink = self.shrink[node.record.provider]
+        if shrink is Shrink.ANY:
+            return [node]
+        mates = self.order_mates(node)
+        return mates[mates.index(node) :] if shrink is Shrink.TAIL else mates
+
     def online(self, host: Host) -> bool:
         return self.hosts[host].online
 
@@ -225,19 +250,24 @@ class World:
         view, node = self.hosts[host], self.nodes.get(host)
         return view.online and view.drained is None and (node is None or node.record.state is NodeState.JOINED)
 
-    def cool(self, pools: Iterable[str], reason: str, now: float, *, wait_s: float | None = None) -> None:
-        """Leave these pools alone for ``wait_s``, or else twice as long as after their last failure."""
+    def cool(self, pools: Iterable[str], reason: str, now: float, *, wait_s: float = 0.0) -> None:
+        """Leave these pools alone, each twice as long as after its last failure, and ``wait_s`` at least.
+
+        What fails while a pool cools down was bought before, and is the same failure once more.
+        """
         policy = self.config.policy
         for pool in pools:
-            failures = self.cooldowns[pool].failures + 1 if pool in self.cooldowns else 1
-            doubled_s = min(policy.cooldown * 2 ** min(failures - 1, 32), policy.cooldown_max)
-            seconds = doubled_s if wait_s is None else wait_s
-            self.cooldowns[pool] = Cooldown(failures, now + seconds, reason)
-            self.store.log(now, f"pool/{pool}", "cooldown", reason=reason, failures=failures, seconds=seconds)
+            last = self.cooldowns.get(pool)
+            again = last is None or last.until_at <= now
+            failures = (last.failures if last else 0) + again
+            seconds = max(min(policy.cooldown * 2 ** min(failures - 1, 32), policy.cooldown_max), wait_s)
+            until_at = now + seconds if again or last is None else max(last.until_at, now + wait_s)
+            self.cooldowns[pool] = Cooldown(failures, until_at, reason)
+            self.store.log(now, f"pool/{pool}", "cooldown", reason=reason, failures=failures, seconds=until_at - now)
         self._save_cooldowns()
 
     def warm(self, pool: str) -> None:
-        """A node of the pool joined: its failures are forgotten."""
+        """A node of the pool serves: its failures are forgotten."""
         if self.cooldowns.pop(pool, None) is not None:
             self._save_cooldowns()
 
@@ -272,6 +302,11 @@ class World:
         if self.home_queues.pop(str(job_id), None) is not None:
             self.store.set_setting("home_queues", self.home_queues)
 
+    def forget_homes_of_ended(self) -> None:
+        """Drop what was kept of jobs that ended while the service was away."""
+        for job_id in [job_id for job_id in self.home_queues if JobId(int(job_id)) not in self.jobs]:
+            self.forget_home(JobId(int(job_id)))
+
     def save_asked(self) -> None:
         self.store.set_setting(
             "asked", [[host, node.record.request_id] for host, node in self.nodes.items() if node.asked]
@@ -287,6 +322,30 @@ class World:
     def forget_answers(self, provider: str) -> None:
         for asked in [asked for asked in self.answers if asked[0] == provider]:
             del self.answers[asked]
+
+
+def _check_fit(config: BurstConfig, store: Store, facts: InstanceFacts) -> None:
+    """Refuse a burst.toml under which records or queues would have no place.
+
+    Raises:
+        ConfigError: a live node's host or pool, or a pool's queue, is not there.
+    """
+    strays = [
+        node.host
+        for node in store.live_nodes()
+        if node.pool not in config.pool or node.host not in config.hosts_of(node.pool) or node.host not in facts.hosts
+    ]
+    if strays:
+        raise ConfigError(
+            f"[pool] hosts: {hostlist.fold(strays)} live, and burst.toml or the instance no longer declares them in "
+            "their pool; put them back, release them with `flux burst release`, and only then remove them"
+        )
+    missing = [queue for queue in config.pool_queues() if queue not in facts.config.get("queues", {})]
+    if missing:
+        raise ConfigError(
+            f"[pool] queue: this instance has no queue {', '.join(missing)}; write its configuration with "
+            "`flux burst config render` and restart the lead"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +388,10 @@ class Tick:
         self._in_flight.add(its_key)
         self.effects.append(effect)
         return True
+
+    def launching(self, request_id: RequestId) -> bool:
+        """Whether the call that buys an order is under way."""
+        return (Launch, request_id) in self._in_flight
 
     def count(self, kind: type) -> int:
         """How many effects of one kind are under way."""

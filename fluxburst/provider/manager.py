@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from fluxburst.config import BurstConfig, private_directory
-from fluxburst.errors import ConfigError
+from fluxburst.errors import ConfigError, ProviderUnavailable
 from fluxburst.model import Demand, Finding, NodeId, NodeReport, Offer, Order, Refusal, Shrink
 from fluxburst.provider.discovery import Plugins
 from fluxburst.provider.protocol import Provider, ProviderContext
+
+_T = TypeVar("_T")
 
 
 class Providers:
@@ -63,16 +66,22 @@ class Providers:
         return tuple(self._providers)
 
     def offers(self, provider: str, demand: Demand) -> Future[Sequence[Offer | Refusal]]:
-        return self._executor.submit(self._providers[provider].offers, demand)
+        return self._executor.submit(self._offers, provider, demand)
 
     def launch(self, provider: str, order: Order) -> Future[None]:
         return self._executor.submit(self._providers[provider].launch, order)
 
     def list_nodes(self, provider: str) -> Future[Sequence[NodeReport]]:
-        return self._executor.submit(self._providers[provider].list_nodes)
+        return self._executor.submit(self._list_nodes, provider)
 
     def release(self, provider: str, node_ids: Sequence[NodeId]) -> Future[None]:
         return self._executor.submit(self._providers[provider].release, node_ids)
+
+    def _offers(self, provider: str, demand: Demand) -> Sequence[Offer | Refusal]:
+        return _all_of(self._providers[provider].offers(demand), (Offer, Refusal), f"{provider}: offers()")
+
+    def _list_nodes(self, provider: str) -> Sequence[NodeReport]:
+        return _all_of(self._providers[provider].list_nodes(), (NodeReport,), f"{provider}: list_nodes()")
 
     def check(self) -> Mapping[str, Sequence[Finding]]:
         """Every provider's own findings; blocks."""
@@ -82,3 +91,14 @@ class Providers:
         self._executor.shutdown(wait=True, cancel_futures=True)
         for provider in self._providers.values():
             provider.close()
+
+
+def _all_of(answer: Sequence[_T], kinds: tuple[type, ...], what: str) -> Sequence[_T]:
+    """The answer, if it is what the protocol asks for: a mistake of a plugin must not reach the controller.
+
+    Raises:
+        ProviderUnavailable: it is something else.
+    """
+    if not isinstance(answer, Sequence) or not all(isinstance(item, kinds) for item in answer):
+        raise ProviderUnavailable(f"{what} returned {answer!r:.100}, not a sequence of {kinds[0].__name__}")
+    return tuple(answer)

@@ -32,7 +32,8 @@ class ProviderContext:
 class Provider(Protocol):
     """Blocking, thread-safe, eventually consistent. Every call may raise a :class:`~fluxburst.errors.ProviderError`.
 
-    Any other exception counts as :class:`~fluxburst.errors.ProviderUnavailable`: outcome unknown.
+    Every call ends some time: give the calls of your cloud's library a time limit. Any other exception than a
+    ProviderError counts as :class:`~fluxburst.errors.ProviderUnavailable`: outcome unknown.
     """
 
     shrink: Shrink
@@ -42,7 +43,10 @@ class Provider(Protocol):
         """Credentials, quota, image, reachability. Changes nothing, buys nothing."""
 
     def offers(self, demand: Demand) -> Sequence[Offer | Refusal]:
-        """What could be started for this demand, on the provider's own terms: one answer or more for each pool."""
+        """What could be started for this demand, on the provider's own terms: one answer or more for each pool.
+
+        ``demand.duration_s`` is rounded up to a power of two minutes.
+        """
 
     def launch(self, order: Order, /) -> None:
         """Start the order's hosts; returns when the provider accepted it. The same ``request_id`` twice buys once."""

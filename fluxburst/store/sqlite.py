@@ -17,7 +17,7 @@ from typing import Any
 
 from fluxburst.config import private_directory
 from fluxburst.errors import StoreError
-from fluxburst.model import NodeRecord, Offer, OrderRecord, RequestId
+from fluxburst.model import Host, NodeRecord, Offer, OrderRecord, RequestId
 from fluxburst.states import NodeState
 
 SCHEMA_VERSION = 1
@@ -26,7 +26,7 @@ _SCHEMA = """
 CREATE TABLE nodes (
     request_id TEXT NOT NULL, host TEXT NOT NULL, pool TEXT NOT NULL, provider TEXT NOT NULL,
     state TEXT NOT NULL, reason TEXT NOT NULL, changed_at REAL NOT NULL, planned_at REAL NOT NULL,
-    node_id TEXT, joined_at REAL, stopped_at REAL, usd_per_node_hour REAL, version INTEGER NOT NULL,
+    node_id TEXT, joined_at REAL, stop_sent_at REAL, usd_per_node_hour REAL, version INTEGER NOT NULL,
     PRIMARY KEY (request_id, host)
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX one_live_node_a_host ON nodes (host) WHERE state != 'gone';
@@ -128,6 +128,11 @@ class Store:
         """Every record that is not gone, by host."""
         return self._nodes("state != 'gone' ORDER BY host")
 
+    def had_node(self, request_id: RequestId, host: Host) -> bool:
+        """Whether there is, or was, a record of this host under this request."""
+        query = "SELECT 1 FROM nodes WHERE request_id = ? AND host = ?"
+        return self._db.execute(query, (request_id, host)).fetchone() is not None
+
     def node_history(self, limit: int = 1000) -> list[NodeRecord]:
         """The latest records, gone ones too, in the order in which they were planned."""
         return sorted(self._nodes("1 ORDER BY planned_at DESC LIMIT ?", limit), key=lambda node: node.planned_at)
@@ -200,6 +205,10 @@ class Store:
         """All lines on one subject, oldest first."""
         rows = self._db.execute("SELECT at, subject, kind, data FROM log WHERE subject = ? ORDER BY id", (subject,))
         return [LogEntry(at, subject, kind, json.loads(data)) for at, subject, kind, data in rows]
+
+    def latest(self, subject: str, kind: str) -> LogEntry | None:
+        """The newest line of one kind on one subject."""
+        return next((entry for entry in reversed(self.history(subject)) if entry.kind == kind), None)
 
     def setting(self, key: str, default: Any) -> Any:
         """A small JSON value kept under a name, such as whether buying is paused."""

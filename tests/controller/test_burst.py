@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import fluxburst_mock.instance
 import pytest
 
 from fluxburst.errors import InvalidOrder, NoCapacity, ProviderUnavailable, RequestError
@@ -201,6 +202,20 @@ def test_a_lost_job_is_left_alone_by_default_and_resubmitted_where_the_site_want
     assert "submitted again" in rig.memo(job)["reason"]
     assert rig.flux.jobspec(again)["attributes"]["user"]["fluxburst"] == {"resubmit_of": job, "attempt": 1}
     rig.run_until(rig.all_gone)
+
+
+def test_a_host_that_a_lost_job_still_holds_is_not_bought_again_before_it_is_free(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # tasks that trap SIGTERM keep their job, and its whole allocation, until they end
+    monkeypatch.setattr(fluxburst_mock.instance, "END_S", 60.0)
+    rig = make_rig(POOL + '[policy]\non_node_loss = "resubmit"\n')
+    job = rig.submit(nodes=2, run_s=1000)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.cloud.interrupt(Host("burst-1"))
+    rig.run_until(lambda: len(rig.calls("launch")) == 2)
+    rig.run_for(20)
+    assert rig.bought() == ["burst-0", "burst-1", "burst-2", "burst-3"]
 
 
 def test_a_node_that_never_boots_times_out_and_the_job_is_served_by_another(make_rig: MakeRig) -> None:

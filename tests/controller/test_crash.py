@@ -168,7 +168,7 @@ def test_a_node_that_left_while_the_service_was_away_is_gone_at_once_although_it
 ) -> None:
     rig = Rig(tmp_path, POOL.replace("boot_s = 30.0", "boot_s = 0.1"))
     job = rig.submit(nodes=2, run_s=0.1)
-    rig.run_until(lambda: all(node.stop_sent_at for node in rig.service.world.nodes.values()) and rig.ended(job))
+    rig.run_until(lambda: all(node.record.stop_sent_at for node in rig.service.world.nodes.values()) and rig.ended(job))
     assert {node.record.node_id for node in rig.service.world.nodes.values()} == {None}
     rig.crash()
     rig.run_for(5)

@@ -64,9 +64,10 @@ def await_event(site: PrivateSite, job: JobId | str, name: str, timeout_s: float
     return event
 
 
-def has_event(site: PrivateSite, job: JobId | str, name: str) -> bool:
-    log = site.instance.run("job", "eventlog", "--format=json", str(job))
-    return any(json.loads(line)["name"] == name for line in log.splitlines())
+def await_output(site: PrivateSite, job: JobId, lines: int) -> None:
+    """Wait until a job's tasks have written so many times: "data" in the eventlog "output" (RFC 24)."""
+    path = ("--path=output", "--waitcreate", f"--count={lines}")
+    site.instance.run("job", "wait-event", "--timeout", str(PATIENCE_S), *path, str(job), "data")
 
 
 def hosts_of(site: PrivateSite, job: JobId | str) -> tuple[Host, ...]:
@@ -79,10 +80,6 @@ def memo(site: PrivateSite, job: JobId | str) -> dict[str, Any]:
     text = site.instance.run("jobs", "--no-header", "--format={user.burst}", str(job)).strip()
     story: dict[str, Any] = json.loads(text) if text else {}
     return story
-
-
-def queue_of(site: PrivateSite, job: JobId | str) -> str:
-    return site.instance.run("jobs", "--no-header", "--format={queue}", str(job)).strip()
 
 
 def records(site: PrivateSite, since: float) -> list[dict[str, Any]]:

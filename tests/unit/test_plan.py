@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fluxburst.model import Demand, Host, JobId, Offer, Refusal, VerdictKind
-from fluxburst.plan import ASKING, FleetNode, Plan, PoolState, Request, by_price, describe, make_plan
+from fluxburst.plan import ASKING, FleetNode, Plan, PoolState, Request, asked_as, by_price, describe, make_plan
 
 NOW = 1000.0
 
@@ -48,7 +48,7 @@ def plan(
         for index, demand in enumerate(demands, 1)
     ]
     said = [offer(one.name) for one in pools] if offers is None else offers
-    answers: Mapping[Any, Any] = {(one.provider, demand): said for one in pools for demand in demands}
+    answers: Mapping[Any, Any] = {(one.provider, asked_as(demand)): said for one in pools for demand in demands}
     return make_plan(requests, {one.name: one for one in pools}, answers, now=NOW, **keywords)
 
 
@@ -218,7 +218,7 @@ def test_an_unanswered_question_is_asked_once_and_waited_for() -> None:
     pools = {"c2": pool(), "d4": pool("d4", provider="eks")}
     requests = [Request(JobId(index), ONE, ("c2", "d4")) for index in (1, 2)]
     made = make_plan(requests, pools, {}, now=NOW)
-    assert made.asks == {("gke", ONE), ("eks", ONE)}
+    assert made.asks == {("gke", asked_as(ONE)), ("eks", asked_as(ONE))}
     assert {verdict.reason for verdict in made.verdicts.values()} == {ASKING}
 
 
@@ -284,7 +284,7 @@ def test_an_exclusive_job_shares_its_node_with_none_before_it_and_none_after() -
 
 def test_a_job_is_not_refused_for_the_limit_of_another_one_like_it() -> None:
     requests = [Request(JobId(index), TWO, ("c2",), max_usd) for index, max_usd in enumerate((0.1, 5.0, None))]
-    made = make_plan(requests, {"c2": pool()}, {("gke", TWO): [offer()]}, now=NOW)
+    made = make_plan(requests, {"c2": pool()}, {("gke", asked_as(TWO)): [offer()]}, now=NOW)
     assert [verdict.kind for verdict in made.verdicts.values()] == ["refused", "burst", "burst"]
 
 

@@ -43,7 +43,7 @@ FLAG = st.booleans()
 NODES, SLOTS, FEW = st.integers(0, 3), st.integers(1, 9), st.integers(1, 2)
 SIZE, GPUS, LENGTH = st.integers(2, 5), st.integers(0, 2), st.integers(1, 6)
 ONE_GPU = seldom(1, usual=0)
-DURATION = st.sampled_from([3600.0, 1800.0, 0.0])
+DURATION = st.sampled_from([3840.0, 1920.0, 0.0])  # as providers are asked: powers of two minutes
 CONSTRAINT = seldom('{"hostlist":["a0,a2,b1"]}', '{"properties":["big"]}', '{"ranks":["1-2"]}', usual="")
 SPOT = seldom(True, False, usual=None)
 HOST = st.sampled_from(["free"] * 4 + ["whole", "part", "reserved"])

@@ -191,9 +191,9 @@ def test_calls_run_outside_of_the_callers_thread_and_reach_their_provider(provid
     assert plugin.built["acme"].launched == [ORDER]
     (listed,) = providers.list_nodes("acme").result(10)
     assert (listed.host, listed.request_id) == ("c2-0", "b-one")
-    assert providers.list_nodes("zed").result(10) == []
+    assert not providers.list_nodes("zed").result(10)
     providers.release("acme", [listed.node_id]).result(10)
-    assert providers.list_nodes("acme").result(10) == []
+    assert not providers.list_nodes("acme").result(10)
 
 
 def test_a_providers_error_comes_out_of_the_future(providers: Providers) -> None:

@@ -37,7 +37,12 @@ def record(host: str = "c2-0", request: str = "b-one", version: int = 1, state: 
 
 
 FULL = dataclasses.replace(
-    record(state="joined"), node_id=NodeId("i-1"), joined_at=2.0, stopped_at=3.0, usd_per_node_hour=0.25, reason="idle"
+    record(state="joined"),
+    node_id=NodeId("i-1"),
+    joined_at=2.0,
+    stop_sent_at=3.0,
+    usd_per_node_hour=0.25,
+    reason="idle",
 )
 ORDER = OrderRecord(
     RequestId("b-one"),
