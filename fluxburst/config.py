@@ -262,8 +262,13 @@ def load(path: Path) -> BurstConfig:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; name another with --config") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: cannot be read: it is not UTF-8 text ({error.reason})") from None
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read: {error.strerror}; name another with --config, or write one "
+            "(docs/administrators.md begins with the smallest)"
+        ) from None
     return parse(text, str(path))
 
 

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import click
-from rich.console import Console
+from rich.console import Console, RenderableType
 
 from fluxburst import jobid
 from fluxburst.cli import tables
 from fluxburst.cli.common import call, json_option, print_json
 
-_console = Console(highlight=False)
+_PIPE_WIDTH = 400
+"""Piped tables are for grep and awk: they are not folded at a terminal's width."""
+
+
+def _show(answer: Mapping[str, Any], as_json: bool, table: Callable[[Mapping[str, Any]], RenderableType]) -> None:
+    if as_json:
+        print_json(answer)
+    else:
+        Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table(answer))
 
 
 @click.command()
 @json_option
 def status(as_json: bool) -> None:
     """Show pools, nodes and jobs at a glance."""
-    answer = call("status")
-    if as_json:
-        print_json(answer)
-    else:
-        _console.print(tables.status(answer))
+    _show(call("status"), as_json, tables.status)
 
 
 @click.command()
@@ -28,11 +36,7 @@ def status(as_json: bool) -> None:
 @json_option
 def nodes(everything: bool, as_json: bool) -> None:
     """List the nodes that were bought."""
-    answer = call("nodes", {"all": everything})
-    if as_json:
-        print_json(answer)
-    else:
-        _console.print(tables.nodes(answer))
+    _show(call("nodes", {"all": everything}), as_json, tables.nodes)
 
 
 @click.command()
@@ -40,11 +44,7 @@ def nodes(everything: bool, as_json: bool) -> None:
 @json_option
 def jobs(limit: int, as_json: bool) -> None:
     """List the burstable jobs and what becomes of them."""
-    answer = call("jobs", {"limit": limit})
-    if as_json:
-        print_json(answer)
-    else:
-        _console.print(tables.jobs(answer))
+    _show(call("jobs", {"limit": limit}), as_json, tables.jobs)
 
 
 @click.command()
@@ -52,30 +52,18 @@ def jobs(limit: int, as_json: bool) -> None:
 @json_option
 def explain(job: str, as_json: bool) -> None:
     """Tell a job's story: why it runs, waits or was refused. JOB is its id in any form."""
-    answer = call("explain", {"id": jobid.parse(job)})
-    if as_json:
-        print_json(answer)
-    else:
-        _console.print(tables.explain(answer))
+    _show(call("explain", {"id": jobid.parse(job)}), as_json, tables.explain)
 
 
 @click.command()
 @json_option
 def providers(as_json: bool) -> None:
     """List providers, plugins, and plugins that failed to load."""
-    answer = call("providers")
-    if as_json:
-        print_json(answer)
-    else:
-        _console.print(tables.providers(answer))
+    _show(call("providers"), as_json, tables.providers)
 
 
 @click.command()
 @json_option
 def offers(as_json: bool) -> None:
     """List the latest offers and refusals."""
-    answer = call("offers")
-    if as_json:
-        print_json(answer)
-    else:
-        _console.print(tables.offers(answer))
+    _show(call("offers"), as_json, tables.offers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from rich.text import Text
 from fluxburst import config as configuration
 from fluxburst.cli.common import config_option, print_json
 from fluxburst.config import BurstConfig
-from fluxburst.errors import FluxburstError, InstanceError
+from fluxburst.errors import ConfigError, FluxburstError, InstanceError
 from fluxburst.model import Finding, Severity
 
 _MARKS = {Severity.OK: ("ok", "green"), Severity.WARNING: ("warning", "yellow"), Severity.ERROR: ("error", "red")}
@@ -29,7 +30,7 @@ def config() -> None:
 @config_option
 @click.option(
     "--site",
-    type=click.Path(path_type=Path, exists=True),
+    type=click.Path(path_type=Path),
     default=Path("/etc/flux/system/conf.d"),
     show_default=True,
     help="The site's own Flux configuration: a TOML file or a directory of them.",
@@ -46,14 +47,16 @@ def render(config_path: Path, site: Path, output: Path) -> None:
 
     frobnicator = output.absolute() / "burst-frobnicator.py"
     rendered = rendering.render(configuration.load(config_path), rendering.load_site(site), frobnicator=frobnicator)
-    source = Path(rendering.__file__).with_name("frobnicator.py")
     for path, text in (
-        (frobnicator, source.read_text(encoding="utf-8")),
+        (frobnicator, rendering.PLUGIN.read_text(encoding="utf-8")),
         (output / "lead.d" / "flux.toml", rendered.lead_toml()),
         (output / "follower.d" / "flux.toml", rendered.follower_toml()),
     ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}; choose another --output") from None
         click.echo(f"wrote {path}")
 
 
@@ -62,7 +65,7 @@ def render(config_path: Path, site: Path, output: Path) -> None:
 @click.option("--uri", default=None, help="The instance to look at; by default the enclosing one (FLUX_URI).")
 @click.option(
     "--files",
-    type=click.Path(path_type=Path, exists=True),
+    type=click.Path(path_type=Path),
     default=None,
     help="Look at these Flux TOML files (or directory) instead of a running instance.",
 )
@@ -73,7 +76,7 @@ def check(config_path: Path, uri: str | None, files: Path | None, ask_providers:
     burst = configuration.load(config_path)
     findings = [*_flux(burst, uri, files), *(_providers(burst) if ask_providers else ())]
     if as_json:
-        print_json({"findings": [vars_of(finding) for finding in findings]})
+        print_json({"findings": [dataclasses.asdict(finding) for finding in findings]})
     else:
         console = Console(highlight=False, soft_wrap=True)
         for finding in findings:
@@ -82,15 +85,6 @@ def check(config_path: Path, uri: str | None, files: Path | None, ask_providers:
             console.print(Text(f"{word:8}", style=style) + Text(f"{finding.subject}: {finding.message}{fix}"))
     if any(finding.severity is Severity.ERROR for finding in findings):
         sys.exit(1)
-
-
-def vars_of(finding: Finding) -> dict[str, str]:
-    return {
-        "subject": finding.subject,
-        "severity": str(finding.severity),
-        "message": finding.message,
-        "fix": finding.fix,
-    }
 
 
 def _flux(burst: BurstConfig, uri: str | None, files: Path | None) -> Iterator[Finding]:

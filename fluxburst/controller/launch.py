@@ -41,7 +41,7 @@ class LaunchStage:
         waiting: dict[JobId, Verdict] = {}
         asking: list[Job] = []
         for job in world.jobs.values():
-            verdict = _without_plan(job, tick.now)
+            verdict = _without_plan(world, job, tick.now)
             if verdict is None:
                 asking.append(job)
             else:
@@ -102,16 +102,11 @@ def _close_window(world: World, tick: Tick) -> None:
                 job.ripe = True
 
 
-def _without_plan(job: Job, now: float) -> Verdict | None:
+def _without_plan(world: World, job: Job, now: float) -> Verdict | None:
     """The verdict of a job that the plan need not look at."""
     if job.allocated_at is not None:
-        if job.verdict is not None and job.verdict.kind in (VerdictKind.COMING, VerdictKind.BURST):
-            started_on = {share.host for share in job.allocation}
-            if started_on & set(job.verdict.hosts):
-                return Verdict(VerdictKind.COMING, "it started", pool=job.verdict.pool)
-        if job.verdict is not None and job.verdict.reason == "it started":
-            return job.verdict
-        return Verdict(VerdictKind.HOME, "it started")
+        pool = next((world.pool_of[share.host] for share in job.allocation if share.host in world.pool_of), "")
+        return Verdict(VerdictKind.COMING if pool else VerdictKind.HOME, "it started", pool=pool)
     if job.candidate.refusal:
         return Verdict(VerdictKind.REFUSED, job.candidate.refusal)
     if job.exception:

@@ -354,13 +354,13 @@ def _queue_problems(config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
         if not state.enabled:
             yield _error(subject, "is disabled: no job can be moved to it", f"flux queue enable {queue}")
         if queue == config.staging_queue and state.started:
-            yield _error(
+            yield _warning(
                 subject,
                 "is started: the scheduler would fail or be blocked by jobs that wait for nodes",
-                f"flux queue stop {queue}",
+                f"`flux burst run` stops it when it starts, or now: flux queue stop {queue}",
             )
         if queue != config.staging_queue and not state.started:
-            yield _error(subject, "is stopped: jobs that are moved to it would not start", f"flux queue start {queue}")
+            yield _warning(subject, "is stopped", "nothing: `flux burst run` starts the pools' queues when it starts")
     ghosts = set(_ghosts(config))
     home = {host: shape for host, shape in seen.nodes.items() if host not in ghosts}
     for line in overlaps(queues, config, home):

@@ -19,6 +19,7 @@ import tomli_w
 
 from fluxburst import hostlist
 from fluxburst.errors import InstanceError
+from fluxburst.flux.render import first_ids
 from fluxburst.model import Host
 
 Scheduler = Literal["sched-simple", "fluxion-easy", "fluxion-fcfs"]
@@ -63,7 +64,7 @@ def private_config(
         "resource": {
             "noverify": True,  # one machine plays them all
             "config": [
-                {"hosts": hosts, "cores": f"0-{cores - 1}", "properties": [name]}
+                {"hosts": hosts, "cores": first_ids(cores), "properties": [name]}
                 for name, (hosts, cores) in shapes.items()
             ],
         },
@@ -293,12 +294,11 @@ def kill_session(leader: int) -> None:
 
     The leader goes first, or it would live to report the end of the others.
     """
-    killed: set[int] = set()
-    while new := _members(leader) - killed:
-        for pid in sorted(new, key=lambda pid: pid != leader):
+    # until all have really ended: one that is only marked to die may still be in the middle of a fork
+    while members := _members(leader):
+        for pid in sorted(members, key=lambda pid: pid != leader):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        killed |= new
 
 
 def _members(session: int) -> set[int]:

@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fluxburst import hostlist
 from fluxburst.bootkit import follower_config
-from fluxburst.config import BurstConfig
+from fluxburst.config import BurstConfig, explain
 from fluxburst.errors import ConfigError
 
 PLUGIN = Path(__file__).with_name("frobnicator.py")
@@ -72,11 +73,60 @@ def _to_toml(config: Mapping[str, Any], whom: str) -> str:
     return f"# Flux configuration for {whom}.\n# Written by `flux burst config render`.\n\n{tomli_w.dumps(config)}"
 
 
+class _Open(BaseModel):
+    """A table of which only some keys are read here; Flux knows the others."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class _Host(_Open):
+    host: str
+
+
+class _Bootstrap(_Open):
+    curve_cert: str | None = None
+    hosts: list[_Host] = []
+
+
+class _Nodes(_Open):
+    hosts: str
+    cores: str | None = None
+    gpus: str | None = None
+    properties: list[str] = []
+
+
+class _Resource(_Open):
+    config: list[_Nodes] | None = None
+    path: str | None = None
+    exclude: str | None = None
+
+
+class _Queue(_Open):
+    requires: list[str] = []
+
+
+class _Plugins(_Open):
+    plugins: list[str] | None = None
+
+
+class _Ingest(_Open):
+    frobnicator: _Plugins | None = None
+    validator: _Plugins | None = None
+
+
+class _Site(_Open):
+    bootstrap: _Bootstrap | None = None
+    resource: _Resource | None = None
+    queues: dict[str, _Queue] = {}
+    ingest: _Ingest | None = None
+    policy: dict[str, Any] = {}
+
+
 def load_site(path: Path) -> dict[str, Any]:
     """The site's Flux configuration: one TOML file, or all ``*.toml`` of a directory merged in name order as Flux does.
 
     Raises:
-        ConfigError: nothing there, unreadable, or no TOML.
+        ConfigError: nothing there, unreadable, no TOML, or a key of the wrong type.
     """
     files = sorted(path.glob("*.toml")) if path.is_dir() else [path]
     if not files:
@@ -85,10 +135,18 @@ def load_site(path: Path) -> dict[str, Any]:
     for file in files:
         try:
             _merge(site, tomllib.loads(file.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: cannot be read: {error}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{file}: cannot be read: it is not UTF-8 text ({error.reason})") from None
+        except OSError as error:
+            raise ConfigError(
+                f"{file}: cannot be read: {error.strerror}; with --site name what Flux itself reads"
+            ) from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{file}: not TOML: {error}") from None
+    try:
+        _Site.model_validate(site)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{path}: {line}" for line in explain(error).splitlines())) from None
     return site
 
 
@@ -162,9 +220,9 @@ def bootstrap_hosts(config: Mapping[str, Any]) -> tuple[str, ...]:
 def pool_resources(config: BurstConfig, pool: str) -> dict[str, Any]:
     """The ``[[resource.config]]`` entry of one pool."""
     spec = config.pool[pool]
-    entry: dict[str, Any] = {"hosts": spec.hosts, "cores": _first(spec.cores)}
+    entry: dict[str, Any] = {"hosts": spec.hosts, "cores": first_ids(spec.cores)}
     if spec.gpus:
-        entry["gpus"] = _first(spec.gpus)
+        entry["gpus"] = first_ids(spec.gpus)
     return entry | {"properties": list(dict.fromkeys([config.property_of(pool), *spec.properties]))}
 
 
@@ -199,7 +257,7 @@ def overlaps(queues: Mapping[str, Any], config: BurstConfig, home: Mapping[str, 
                 )
 
 
-def _first(count: int) -> str:
+def first_ids(count: int) -> str:
     """The ids 0 to count - 1 as an id set (RFC 22)."""
     return "0" if count == 1 else f"0-{count - 1}"
 
@@ -371,7 +429,7 @@ def _extend_ingest(lead: dict[str, Any], config: BurstConfig, frobnicator: Path)
     job_ingest = lead.setdefault("modules", {}).setdefault("job-ingest", {})
     if "ranks" not in job_ingest:
         own = set(bootstrap_hosts(lead)) - {host for pool in config.pool for host in config.hosts_of(pool)}
-        job_ingest["ranks"] = burst["ingest_ranks"] = _first(len(own))
+        job_ingest["ranks"] = burst["ingest_ranks"] = first_ids(len(own))
     lead["burst"] = burst
 
 

@@ -14,7 +14,7 @@ from typing import Any, Self
 from fluxburst import config as configuration
 from fluxburst import jobid
 from fluxburst.errors import FluxburstError
-from fluxburst.flux import client, frobnicator, private, render
+from fluxburst.flux import client, private, render
 from fluxburst.model import JobId
 
 _STOP_S = 20.0
@@ -56,10 +56,10 @@ class PrivateSite(AbstractContextManager["PrivateSite"]):
                 "hosts": [{"host": "lead0", "bind": endpoint, "connect": endpoint}],
             },
             # one machine plays all hosts
-            "resource": {"noverify": True, "config": [{"hosts": "lead0", "cores": f"0-{home_cores - 1}"}]},
+            "resource": {"noverify": True, "config": [{"hosts": "lead0", "cores": render.first_ids(home_cores)}]},
             **(extra or {}),
         }
-        lead = render.render(self.config, site, frobnicator=Path(frobnicator.__file__)).lead
+        lead = render.render(self.config, site, frobnicator=render.PLUGIN).lead
         self.instance = private.PrivateInstance(directory / "flux", lead, scheduler=scheduler)
         if not certificate.exists():
             subprocess.run([self.instance.flux, "keygen", certificate], check=True, timeout=60)
@@ -151,8 +151,3 @@ class PrivateSite(AbstractContextManager["PrivateSite"]):
                     providers.release(name, [node.node_id for node in nodes]).result()
         finally:
             providers.close()
-
-
-def flux_found() -> bool:
-    """Whether there is a Flux to make a private site with."""
-    return private.find_flux() is not None
