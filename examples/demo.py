@@ -161,11 +161,6 @@ class MockTheatre:
     title: str = "the mock Flux (no real one was found); boots take 3 s"
 
     def __init__(self, directory: Path) -> None:
-        from fluxburst_mock.cloud import MockCloud
-        from fluxburst_mock.ingest import frobnicator
-        from fluxburst_mock.instance import MockInstance
-        from fluxburst_mock.plugin import MockPlugin
-
         from fluxburst import config
         from fluxburst.flux.protocol import Caller, JobEvent
         from fluxburst.flux.render import PLUGIN, render
@@ -173,6 +168,10 @@ class MockTheatre:
         from fluxburst.provider.manager import Providers
         from fluxburst.service import Service
         from fluxburst.store import Store
+        from fluxburst_mock.cloud import MockCloud
+        from fluxburst_mock.ingest import frobnicator
+        from fluxburst_mock.instance import MockInstance
+        from fluxburst_mock.plugin import MockPlugin
 
         endpoint = "tcp://127.0.0.1:8050"
         burst = config.parse(

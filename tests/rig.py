@@ -8,12 +8,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Literal
 
-from fluxburst_mock.cloud import MockCloud
-from fluxburst_mock.ingest import frobnicator
-from fluxburst_mock.instance import MockConnection, MockInstance
-from fluxburst_mock.loop import InlineExecutor, VirtualLoop
-from fluxburst_mock.plugin import MockPlugin
-
 from fluxburst import config as configuration
 from fluxburst.config import BurstConfig
 from fluxburst.errors import InstanceError
@@ -25,6 +19,11 @@ from fluxburst.provider.manager import Providers
 from fluxburst.service import Service
 from fluxburst.states import NodeState
 from fluxburst.store import Store
+from fluxburst_mock.cloud import MockCloud
+from fluxburst_mock.ingest import frobnicator
+from fluxburst_mock.instance import MockConnection, MockInstance
+from fluxburst_mock.loop import InlineExecutor, VirtualLoop
+from fluxburst_mock.plugin import MockPlugin
 
 HEAD = """
 cluster = "rig"

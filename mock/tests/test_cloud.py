@@ -7,10 +7,6 @@ from typing import Any
 
 import pluggy
 import pytest
-from fluxburst_mock import plugin
-from fluxburst_mock.cloud import MockCloud, MockProvider
-from fluxburst_mock.instance import MockInstance
-from fluxburst_mock.loop import VirtualLoop
 
 from fluxburst.errors import ConfigError, InvalidOrder, NoCapacity, ProviderUnavailable
 from fluxburst.model import BootMaterial
@@ -29,6 +25,10 @@ from fluxburst.provider import (
     Shrink,
     hookspecs,
 )
+from fluxburst_mock import plugin
+from fluxburst_mock.cloud import MockCloud, MockProvider
+from fluxburst_mock.instance import MockInstance
+from fluxburst_mock.loop import VirtualLoop
 
 HOSTS = tuple(Host(f"c2-{index}") for index in range(4))
 ONE_CORE = Demand(nodes=0, slots=1, cores_per_slot=1)

@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 import pytest
-from fluxburst_mock.instance import MockInstance, State
-from fluxburst_mock.loop import VirtualLoop
 
 from fluxburst.errors import Disconnected, InstanceError, RequestError
 from fluxburst.flux.protocol import Caller, CaughtUp, ConnectionLost, InstanceEvent, JobEvent, ResourceEvent
 from fluxburst.model import Host, JobId
+from fluxburst_mock.instance import MockInstance, State
+from fluxburst_mock.loop import VirtualLoop
 
 CONFIG = {
     "bootstrap": {"hosts": [{"host": "lead0"}, {"host": "b[0-1]"}]},

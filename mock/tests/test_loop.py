@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 
 import pytest
+
 from fluxburst_mock.loop import EPOCH, InlineExecutor, VirtualLoop, VirtualTimer
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import pytest
+
+from fluxburst.flux.protocol import InstanceEvent, JobEvent
 from fluxburst_mock.instance import MockInstance
 from fluxburst_mock.loop import VirtualLoop, VirtualTimer
 from fluxburst_mock.scheduler import Domain
-
-from fluxburst.flux.protocol import InstanceEvent, JobEvent
 
 JOBS = 10_000
 CONFIG = {

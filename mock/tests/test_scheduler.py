@@ -7,11 +7,11 @@ import json
 from collections.abc import Sequence
 
 import pytest
-from fluxburst_mock.scheduler import Allocated, Denied, Easy, Fifo, Node, Request, Scheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fluxburst.model import Demand, Host, HostShare, JobId
+from fluxburst_mock.scheduler import Allocated, Denied, Easy, Fifo, Node, Request, Scheduler
 
 PROPERTIES = {"properties": ["gpu"]}
 

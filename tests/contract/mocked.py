@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from fluxburst_mock.instance import MockInstance
-from fluxburst_mock.loop import VirtualLoop
-
 from fluxburst.flux.private import private_config
 from fluxburst.flux.protocol import CaughtUp, InstanceEvent, JobEvent
 from fluxburst.model import Host, JobId
+from fluxburst_mock.instance import MockInstance
+from fluxburst_mock.loop import VirtualLoop
 from tests.contract.harness import GHOSTS
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import fluxburst_mock.instance
 import pytest
 
+import fluxburst_mock.instance
 from fluxburst.errors import InvalidOrder, NoCapacity, ProviderUnavailable, RequestError
 from fluxburst.flux.protocol import Caller
 from fluxburst.jobid import f58

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fluxburst_mock.cloud import MockProvider
 
 from fluxburst.errors import ConfigError, NoCapacity, ProviderUnavailable, QuotaExceeded, RateLimited
 from fluxburst.model import Demand, Host, Offer, Refusal
 from fluxburst.states import NodeState
 from fluxburst.store import Store
+from fluxburst_mock.cloud import MockProvider
 from tests.controller.conftest import MakeRig
 from tests.rig import POOL, Rig
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fluxburst_local import make
-from fluxburst_local.process import ProcessProvider
-
 from fluxburst.flux.private import PrivateInstance, private_config
 from fluxburst.model import BootMaterial, Host, Offer, Order, RequestId
 from fluxburst.provider import PoolSpec, Provider, ProviderContext
+from fluxburst_local import make
+from fluxburst_local.process import ProcessProvider
 
 HOSTS = tuple(Host(f"burst-{index}") for index in range(4))
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fluxburst_local import make
-from fluxburst_local.jobs import JobProvider
 from local_support import context, order, phases, until, up
 
 from fluxburst.errors import InvalidOrder, ProviderUnavailable
 from fluxburst.flux.private import PrivateInstance, private_config
 from fluxburst.model import Host, NodeId, Severity
 from fluxburst.provider import Provider
+from fluxburst_local import make
+from fluxburst_local.jobs import JobProvider
 
 pytestmark = pytest.mark.flux
 

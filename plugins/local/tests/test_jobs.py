@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fluxburst_local import make
-from fluxburst_local.jobs import KEEP_S, Tags
 from local_support import context, order
 
 from fluxburst.errors import InvalidOrder, ProviderUnavailable
 from fluxburst.model import Host
 from fluxburst.provider import Provider
+from fluxburst_local import make
+from fluxburst_local.jobs import KEEP_S, Tags
 
 
 class Site:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fluxburst_local import make
-from fluxburst_local.pools import misfit, offers
 from local_support import context
 
 from fluxburst.errors import ConfigError
 from fluxburst.model import Demand, Host, Offer, Refusal, Shrink
 from fluxburst.provider import PoolSpec, ProviderContext
+from fluxburst_local import make
+from fluxburst_local.pools import misfit, offers
 
 POOL = PoolSpec(name="p", hosts=tuple(Host(f"p-{index}") for index in range(4)), cores=8, gpus=2)
 

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fluxburst_local import supervisor
 from local_support import Machine, order, phases, release_all, supervisors, until
 
 from fluxburst.errors import InvalidOrder, NoCapacity, ProviderUnavailable
 from fluxburst.model import NodeId, Severity
+from fluxburst_local import supervisor
 
 
 def test_each_host_gets_a_broker_of_its_own_name_and_config(machine: Machine) -> None:

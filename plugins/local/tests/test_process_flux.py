@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fluxburst_local import make
 from local_support import context, order, phases, release_all, supervisors, until, up
 
 from fluxburst.flux.private import PrivateInstance
+from fluxburst_local import make
 
 pytestmark = pytest.mark.flux
 

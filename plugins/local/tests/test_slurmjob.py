@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fluxburst_local import make
-from fluxburst_local.jobs import Tags
 from local_support import context, order, phases, until, up
 
 from fluxburst.errors import AuthDenied, InvalidOrder, NoCapacity, ProviderError, ProviderUnavailable, QuotaExceeded
 from fluxburst.flux.private import PrivateInstance, free_port
 from fluxburst.model import Host, NodeId, Severity
 from fluxburst.provider import Provider
+from fluxburst_local import make
+from fluxburst_local.jobs import Tags
 
 SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
 
