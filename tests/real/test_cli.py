@@ -89,13 +89,13 @@ def test_check_finds_nothing_amiss_on_a_rendered_site(site: PrivateSite) -> None
 
 
 def test_check_tells_what_is_amiss_and_its_exit_code_does_too(site: PrivateSite) -> None:
-    site.instance.run("queue", "stop", "burst", "--quiet")
+    site.instance.run("queue", "disable", "burst", "--message=closed", "--quiet")
     try:
         done = steps.flux_burst(site, "check")
     finally:
-        site.instance.run("queue", "start", "burst", "--quiet")
+        site.instance.run("queue", "enable", "burst", "--quiet")
     assert done.returncode == 1
-    assert "error   queue burst: is stopped" in done.stdout
+    assert "error   queue burst: is disabled" in done.stdout
 
 
 def test_the_flux_configuration_is_rendered_from_the_sites_own(site: PrivateSite, tmp_path: Path) -> None:
