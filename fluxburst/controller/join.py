@@ -43,7 +43,16 @@ def _up(world: World, tick: Tick, node: Node) -> None:
         tick.change(node, NodeState.JOINED, "its broker is up", joined_at=tick.now)
 
 
+SUSPECT_S = 60.0
+"""A job that failed on a node no longer than this before the node went away unasked was lost with it."""
+
+
 def _lost(world: World, tick: Tick, node: Node) -> None:
+    for failed_at, job in list(world.suspects.values()):
+        if failed_at + SUSPECT_S < tick.now:
+            del world.suspects[job.id]
+        elif any(share.host == node.record.host for share in job.allocation):
+            world.lose(job, node.record.host)
     detail = "its broker went away unasked"
     if node.used:
         tick.change(node, NodeState.RELEASING, f"{Why.LOST}: {detail}")

@@ -121,10 +121,13 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
         case "exception" if int(event.context.get("severity", 1)) == 0:
             job.exception = str(event.context.get("type", "")) or "unknown"
             note = str(event.context.get("note", ""))
-            for host in world.hosts_of_job.get(job.id, ()):
+            on = world.hosts_of_job.get(job.id, ())
+            for host in on:
                 if f"node failure on {host} (" in note:  # bulkexec.c of Flux's job-exec
-                    job.lost_host = host
-                    world.lost[job.id] = job
+                    world.lose(job, host)
+            if on and job.exception == "exec" and job.lost_host is None:
+                # a broker that leaves in good order fails its jobs with another note, before it goes offline
+                world.suspects[job.id] = (event.at, job)
         case "memo":
             burst = event.context.get("burst")
             if isinstance(burst, Mapping):

@@ -192,6 +192,8 @@ class World:
             JobId(int(job_id)): Resubmission(**value) for job_id, value in store.setting("resubmissions", {}).items()
         }
         """Lost jobs that are to be submitted again and for which no new id is known yet."""
+        self.suspects: dict[JobId, tuple[float, Job]] = {}
+        """Jobs that failed on our nodes and when: they were lost if such a node goes away unasked within moments."""
         self.lost: dict[JobId, Job] = {}
         """Jobs whose loss has just been heard of; some have ended since."""
         self.home_queues: dict[str, str] = store.setting("home_queues", {})
@@ -292,6 +294,14 @@ class World:
         if old in self.jobs:
             self.jobs[old].resubmitted_as = new
             self.untold.add(old)
+
+    def lose(self, job: Job, host: Host) -> None:
+        """A job failed because this host went away under it."""
+        job.lost_host = host
+        self.lost[job.id] = job
+        self.suspects.pop(job.id, None)
+        if job.id in self.jobs:
+            self.untold.add(job.id)
 
     def lend(self, job: Job) -> None:
         """Remember where a job came from, before it is moved to a pool's queue."""

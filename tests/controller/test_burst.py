@@ -445,6 +445,25 @@ def test_without_plugins_the_cheaper_offer_is_taken_and_burst_pool_overrides_it(
     assert rig.hosts(chosen)[0].startswith("adear-")
 
 
+def test_a_job_whose_node_left_in_good_order_but_unasked_is_resubmitted_too(make_rig: MakeRig) -> None:
+    rig = make_rig(POOL + '[policy]\non_node_loss = "resubmit"\n')
+    job = rig.submit(nodes=2, run_s=100)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.flux.leave([Host("burst-1")])
+    rig.run_until(lambda: "resubmitted" in rig.kinds(job))
+    again = rig.store.history(f"job/{job}")[-1].data["new"]
+    rig.run_until(lambda: rig.ended(again))
+
+
+def test_a_job_that_fails_by_itself_is_not_taken_for_lost(make_rig: MakeRig) -> None:
+    rig = make_rig(POOL + '[policy]\non_node_loss = "resubmit"\n')
+    job = rig.submit(nodes=2, run_s=100)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.flux.cancel(job)
+    rig.run_until(rig.all_gone)
+    assert "resubmitted" not in rig.kinds(job)
+
+
 def test_another_users_lost_job_is_not_resubmitted_as_the_owner(make_rig: MakeRig) -> None:
     rig = make_rig(POOL + '[policy]\non_node_loss = "resubmit"\n')
     job = rig.submit(nodes=2, run_s=100, userid=4711)
