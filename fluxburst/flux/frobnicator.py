@@ -67,6 +67,9 @@ def fits(wanted, capacity):
 
 
 class Frobnicator(FrobnicatorPlugin):
+    def __init__(self, parser=None):
+        """Adds no option to the parser, which Flux gives and others need not."""
+
     def configure(self, args, config):
         """Read the configuration once.
 
