@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from fluxburst.controller import drain, garbage, handover, join, release, resubmit, sync, tell
+from fluxburst.controller import drain, garbage, handover, join, launch, release, resubmit, sync, tell
 from fluxburst.controller.effects import Done, Effect, key
-from fluxburst.controller.launch import LaunchStage
+from fluxburst.controller.planning import PlanStage
 from fluxburst.controller.world import Change, Tick, World
 from fluxburst.flux.protocol import CaughtUp, JobEvent, ResourceEvent
 from fluxburst.model import Demand, Offer
@@ -30,7 +30,8 @@ def stages(hooks: Hooks) -> tuple[Stage, ...]:
     return (
         garbage.stage,
         join.stage,
-        LaunchStage(hooks.order_offers),
+        PlanStage(hooks.order_offers),
+        launch.stage,
         handover.stage,
         drain.stage,
         release.stage,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fluxburst.controller.effects import CheckAllocated, Drain, StopBrokers
-from fluxburst.controller.launch import wanted_warm
+from fluxburst.controller.planning import wanted_warm
 from fluxburst.controller.world import Node, Tick, World, drain_reason
 from fluxburst.model import Host
 from fluxburst.states import COMING, NodeState, Why

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeGuard
 
 from fluxburst import __version__, durations, hostlist, plan
-from fluxburst.controller.launch import wanted_warm
+from fluxburst.controller.planning import wanted_warm
 from fluxburst.controller.tell import story
 from fluxburst.controller.world import Hold, Job, Node, World
 from fluxburst.errors import RequestError

@@ -427,6 +427,8 @@ class Tick:
         node.idle_votes, node.last_vote_at = 0, None
         if state is NodeState.GONE:
             del self.world.nodes[node.record.host]
+            if not any(other.record.request_id == node.record.request_id for other in self.world.nodes.values()):
+                self.world.orders.pop(node.record.request_id, None)
         self._record(node.record, old)
 
     def note(self, node: Node, **fields: Any) -> None:

@@ -119,7 +119,7 @@ def test_a_service_killed_at_any_point_neither_buys_twice_nor_forgets(tmp_path: 
     points = knife.names
     # the path is really there: every stage and every kind of effect occurs
     kinds = Counter(points)
-    for name in ("garbage", "join", "launch", "handover", "drain", "release", "tell"):
+    for name in ("garbage", "join", "planning", "launch", "handover", "drain", "release", "tell"):
         assert kinds[f"after fluxburst.controller.{name}"], name
     for name in ("Launch", "ListNodes", "Release", "Ask", "Move", "Memo", "Drain", "CheckAllocated", "StopBrokers"):
         assert kinds[f"after _perform {name}"], name
