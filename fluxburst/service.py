@@ -18,6 +18,7 @@ from fluxburst.controller import effects as fx
 from fluxburst.controller.report import Reports
 from fluxburst.errors import Disconnected, FluxburstError
 from fluxburst.flux.protocol import Caller, CaughtUp, ConnectionLost, Instance, InstanceEvent, Loop, Timer
+from fluxburst.jobid import f58
 from fluxburst.model import JobId, RequestId
 from fluxburst.provider.discovery import Plugins
 from fluxburst.provider.manager import Providers
@@ -32,8 +33,13 @@ def new_request_id() -> RequestId:
 
 
 def echo(entry: LogEntry) -> None:
-    """Every line of the store's log is a line of the service's log."""
-    log.info(entry.kind, subject=entry.subject, **entry.data)
+    """Every line of the store's log is a line of the service's log, with job ids as users see them."""
+    kind, _, name = entry.subject.partition("/")
+    told = {key: value for key, value in entry.data.items() if value not in ("", (), None)}
+    told |= {key: f58(told[key]) for key in ("new", "of") if key in told}
+    if "jobs" in told:
+        told["jobs"] = [f58(job_id) for job_id in told["jobs"]]
+    log.info(entry.kind, subject=f"job/{f58(int(name))}" if kind == "job" else entry.subject, **told)
 
 
 class Service:

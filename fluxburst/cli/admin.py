@@ -20,7 +20,9 @@ class _Duration(click.ParamType[float]):
 
 @click.command()
 @click.argument("pool")
-@click.option("-N", "--nodes", type=click.IntRange(min=1), required=True, help="How many nodes the pool shall have.")
+@click.option(
+    "-N", "--nodes", type=click.IntRange(min=0), required=True, help="How many nodes the pool shall have; 0 to end it."
+)
 @click.option("--for", "for_s", type=_Duration(), default=None, help="For how long; until they are released otherwise.")
 def request(pool: str, nodes: int, for_s: float | None) -> None:
     """Have nodes of POOL ready before jobs need them."""

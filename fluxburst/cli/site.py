@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from rich.text import Text
 from fluxburst import config as configuration
 from fluxburst.cli.common import config_option, print_json
 from fluxburst.config import BurstConfig
-from fluxburst.errors import ConfigError, FluxburstError, InstanceError
+from fluxburst.errors import ConfigError, FluxburstError
 from fluxburst.model import Finding, Severity
 
 _MARKS = {Severity.OK: ("ok", "green"), Severity.WARNING: ("warning", "yellow"), Severity.ERROR: ("error", "red")}
@@ -94,15 +93,7 @@ def _flux(burst: BurstConfig, uri: str | None, files: Path | None) -> Iterator[F
     if files is not None:
         yield from checks.check(burst, checks.from_files(render.load_site(files)))
         return
-    flux = bindings.load()
-    try:
-        handle = flux.Flux(uri) if uri else flux.Flux()
-    except OSError as error:
-        where = uri or os.environ.get("FLUX_URI", "the enclosing instance")
-        raise InstanceError(
-            f"{where}: {error.strerror}; run this inside the instance, or name it with --uri"
-        ) from error
-    yield from checks.check(burst, checks.snapshot(handle))
+    yield from checks.check(burst, checks.snapshot(bindings.connect(uri)))
 
 
 def _providers(burst: BurstConfig) -> Iterator[Finding]:

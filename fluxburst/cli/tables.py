@@ -27,10 +27,15 @@ class _Table(Table):
         super().add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in cells), **options)
 
 
+_PROSE = frozenset({"REASON", "NOTE", "REFUSAL", "DETAIL"})
+
+
 def _table(*columns: str) -> Table:
     table = _Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        # only prose may be broken into lines: half a host name is of no use
+        prose = column in _PROSE
+        table.add_column(column, overflow="fold" if prose else "ellipsis", no_wrap=not prose)
     return table
 
 
@@ -100,7 +105,7 @@ def nodes(answer: Mapping[str, Any]) -> RenderableType:
             joined,
             " ".join(node.get("jobs", ())),
             _usd(node["usd_per_node_hour"]) if "usd_per_node_hour" in node else "",
-            node["reason"],
+            "" if node["state"] == "joined" else node["reason"],
         )
     return table if answer["nodes"] else Text("no nodes")
 

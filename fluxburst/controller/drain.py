@@ -45,7 +45,7 @@ def _let_go(world: World, tick: Tick) -> None:
     spare = {pool: -wanted for pool, wanted in wanted_warm(world).items()}
     staying = [node for node in world.nodes.values() if _stays(node)]
     for node in staying:
-        spare[node.record.pool] = spare.get(node.record.pool, 0) + 1
+        spare[node.record.pool] = spare.get(node.record.pool, 0) + (not node.asked)
     # the longest idle first, so that a warm pool does not flap between its nodes; then from an order's tail
     for node in sorted(staying, key=lambda node: (-node.idle_votes, -world.ranks[node.record.host])):
         together = [mate for mate in world.leaves_with(node) if _stays(mate)]
@@ -53,9 +53,10 @@ def _let_go(world: World, tick: Tick) -> None:
             continue
         if any(mate.record.state is NodeState.PLANNED for mate in together):
             continue  # the provider's answer decides first whether there is anything to give back
-        if spare[node.record.pool] < len(together) and not all(mate.asked for mate in together):
+        unasked = sum(not mate.asked for mate in together)
+        if unasked and spare[node.record.pool] < unasked:
             continue
-        spare[node.record.pool] -= len(together)
+        spare[node.record.pool] -= unasked
         for mate in together:
             if mate.record.state is NodeState.JOINED:
                 tick.change(mate, NodeState.DRAINING, str(Why.ASKED if mate.asked else Why.IDLE))

@@ -76,7 +76,8 @@ class PlanStage:
                 world.untold.add(job.id)
         untils = [verdict.until_at for verdict in verdicts.values() if verdict.until_at is not None]
         if plan.holds:
-            untils.append(tick.now + ANSWER_TTL_S)
+            cooling = [value.until_at for value in world.cooldowns.values() if value.until_at > tick.now]
+            untils.append(min([*cooling, tick.now + ANSWER_TTL_S]))
         # a provider may name a time that is past; once a second is enough for it
         world.plan_again_at = max(min(untils), tick.now + 1.0) if untils else None
         tick.at(world.plan_again_at)
@@ -110,7 +111,7 @@ def _without_plan(world: World, job: Job, now: float) -> Verdict | None:
     if job.candidate.refusal:
         return Verdict(VerdictKind.REFUSED, job.candidate.refusal)
     if job.exception:
-        return Verdict(VerdictKind.REFUSED, f"it ended with an exception: {job.exception}")
+        return Verdict(VerdictKind.HOME, f"it failed: {job.exception}")
     if job.stuck_until_at > now:
         return Verdict(VerdictKind.WAIT, job.stuck, until_at=job.stuck_until_at)
     if job.depends:
@@ -227,8 +228,8 @@ def _fresh_answers(world: World, now: float) -> Answers:
 
 
 def _tell_log(world: World, tick: Tick, job: Job, verdict: Verdict) -> None:
-    if job.verdict is None and verdict.kind is VerdictKind.HOME:
-        return  # the ordinary beginning of every job
+    if job.allocated_at is not None or (job.verdict is None and verdict.kind is VerdictKind.HOME):
+        return  # told as "started", or the ordinary beginning of every job
     world.store.log(
         tick.now,
         f"job/{job.id}",

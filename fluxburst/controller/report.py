@@ -167,9 +167,9 @@ class Reports:
         if job is None and not history:
             raise RequestError(
                 f"{f58(job_id)} is not known here: it was not submitted with --setattr burstable=true, "
-                "or it started and ended without ever waiting"
+                "it started and ended without ever waiting, or there is no such job"
             )
-        verdict = job.verdict if job else None
+        verdict = job.verdict if job and job.allocated_at is None else None
         return {
             "id": job_id,
             "f58": f58(job_id),
@@ -242,21 +242,37 @@ class Reports:
         return {"offers": rows}
 
     def request(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
-        """Hold nodes in a pool: ``{"pool", "nodes", "for_s"}``; ``for_s`` null holds them until they are released."""
+        """Hold nodes in a pool: ``{"pool", "nodes", "for_s"}``; null is until released, 0 nodes end all holds."""
         world, pool, nodes = self._world, payload.get("pool"), payload.get("nodes")
         for_s = payload.get("for_s")
         if pool not in world.config.pool:
             raise RequestError(f"pool {pool!r}: no such pool; there is {', '.join(world.config.pool)}")
-        if not _is_int(nodes) or not 0 < nodes <= len(world.declared[pool]):
-            raise RequestError(f"{nodes!r} nodes: pool {pool} declares {len(world.declared[pool])}; ask for 1 or more")
+        if not _is_int(nodes) or not 0 <= nodes <= len(world.declared[pool]):
+            raise RequestError(f"{nodes!r} nodes: pool {pool} declares {len(world.declared[pool])}; ask for 0 or more")
         if for_s is not None and not (isinstance(for_s, int | float) and 0 < for_s < float("inf")):
             raise RequestError(f"{for_s!r} seconds: the time to hold nodes must be above 0")
+        if nodes == 0:
+            return self._drop_holds(pool, now)
         hold = Hold(uuid.uuid4().hex[:8], pool, nodes, None if for_s is None else now + for_s)
         world.holds[hold.id] = hold
         world.save_holds()
         until = "until they are released" if for_s is None else f"for {durations.show(for_s)}"
         world.store.log(now, f"pool/{pool}", "hold", nodes=nodes, id=hold.id, until=until)
-        return {"id": hold.id, "message": f"pool {pool} is kept at {nodes} nodes {until}"}
+        message = f"pool {pool} is kept at {nodes} nodes {until}"
+        if wanted_warm(world)[pool] > nodes:
+            message += f"; an earlier request or keep_warm keeps it at {wanted_warm(world)[pool]}"
+        if world.paused:
+            message += "; buying is paused"
+        return {"id": hold.id, "message": message}
+
+    def _drop_holds(self, pool: str, now: float) -> dict[str, Any]:
+        world = self._world
+        for hold in [hold for hold in world.holds.values() if hold.pool == pool]:
+            del world.holds[hold.id]
+            world.store.log(now, f"pool/{pool}", "hold ended", nodes=hold.nodes, id=hold.id)
+        world.save_holds()
+        warm = world.config.pool[pool].keep_warm
+        return {"id": "", "message": f"pool {pool} is no longer held" + (f"; keep_warm = {warm} stays" if warm else "")}
 
     def release(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
         """Give hosts back: ``{"hosts": HOSTLIST}``. Running jobs end first; holds shrink by as many nodes."""

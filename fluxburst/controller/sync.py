@@ -119,13 +119,13 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
             hosts = hostlist.fold(share.host for share in event.allocation)
             _tell_once(world, job, event, "started", hosts=hosts, waited_s=round(event.at - job.submitted_at, 3))
         case "exception" if int(event.context.get("severity", 1)) == 0:
-            job.exception = str(event.context.get("type", "")) or "unknown"
-            note = str(event.context.get("note", ""))
+            kind, note = str(event.context.get("type", "")), str(event.context.get("note", ""))
+            job.exception = f"{kind}: {note}" if note else kind or "unknown"
             on = world.hosts_of_job.get(job.id, ())
             for host in on:
                 if f"node failure on {host} (" in note:  # bulkexec.c of Flux's job-exec
                     world.lose(job, host)
-            if on and job.exception == "exec" and job.lost_host is None:
+            if on and kind == "exec" and job.lost_host is None:
                 # a broker that leaves in good order fails its jobs with another note, before it goes offline
                 world.suspects[job.id] = (event.at, job)
         case "memo":
@@ -138,7 +138,7 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
             # refused at submit after all; nothing follows
             _forget(world, job)
         case "clean":
-            _tell_once(world, job, event, "ended", exception=job.exception)
+            _tell_once(world, job, event, "ended", failure=job.exception)
             _forget(world, job)
     ours = event.name == "jobspec-update" and "attributes.system.queue" in event.context
     if event.name == "urgency" or (event.name == "jobspec-update" and not ours):

@@ -11,13 +11,17 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from fluxburst.errors import BindingsMissing
+from fluxburst.errors import BindingsMissing, InstanceError
 
 OLDEST = (0, 82, 0)
 """The oldest flux-core that is supported."""
 
 _PROBE_TIMEOUT_S = 10.0
+
+_NEEDED = {"_cffi_backend": "cffi", "yaml": "pyyaml", "ply": "ply"}
+"""What the bindings of a Flux installation import from elsewhere: module to distribution."""
 
 
 @cache
@@ -43,6 +47,23 @@ def load(flux: Path | None = None) -> ModuleType:
     return package
 
 
+def connect(uri: str | None = None) -> Any:
+    """An open ``flux.Flux`` handle to the instance at ``uri``, or to the enclosing one.
+
+    Raises:
+        BindingsMissing: see :func:`load`.
+        InstanceError: no broker answers there.
+    """
+    flux = load()
+    try:
+        return flux.Flux(uri) if uri else flux.Flux()
+    except OSError as error:
+        where = uri or os.environ.get("FLUX_URI") or "the enclosing Flux instance"
+        raise InstanceError(
+            f"{where}: {error.strerror}; run this inside the instance, on its lead broker or under `flux proxy`"
+        ) from error
+
+
 def _load_from(command: Path | None, first: ImportError) -> ModuleType:
     """Import from the directories that ``flux env`` puts on PYTHONPATH, as ``flux python`` would."""
     if command is None:
@@ -60,6 +81,10 @@ def _load_from(command: Path | None, first: ImportError) -> ModuleType:
     except ImportError as error:
         for path in directories:
             sys.path.remove(path)
+        if error.name in _NEEDED:
+            raise BindingsMissing(
+                f"cannot import the Flux Python bindings: {error}; they need: pip install {' '.join(_NEEDED.values())}"
+            ) from error
         found = re.search(r"libflux-core:\s*([0-9.]+)", _ask(command, "version"))
         raise BindingsMissing(
             f"cannot import the Flux Python bindings: {error}; run this as: flux burst, or: "

@@ -24,11 +24,7 @@ def call(method: str, payload: Mapping[str, Any], uri: str | None = None, *, tim
         RequestError: the service does not run, or refuses; in its own words.
         InstanceError: no broker answers there, or the service does not answer in time.
     """
-    flux = bindings.load()
-    try:
-        handle = flux.Flux(uri) if uri else flux.Flux()
-    except OSError as error:
-        raise InstanceError(f"{uri or 'the enclosing Flux instance'}: {error.strerror}") from error
+    handle = bindings.connect(uri)
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         response = handle.rpc(f"burst.{method}", payload).wait_for(timeout).get()

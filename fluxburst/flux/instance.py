@@ -55,8 +55,7 @@ class RealInstance:
 
     def __init__(self, uri: str | None = None, *, loop: FluxLoop | None = None) -> None:
         """See :meth:`open`, which words the errors."""
-        flux = bindings.load()
-        self._handle: Any = flux.Flux(uri) if uri else flux.Flux()
+        self._handle: Any = bindings.connect(uri)
         self._loop = loop or FluxLoop()
         self._loop.attach(self._handle, self._on_disconnect)
         self._pending: dict[Any, tuple[str, Future[Any]]] = {}

@@ -301,6 +301,40 @@ def test_requested_nodes_are_kept_for_their_time_and_no_longer(rig: Rig) -> None
     rig.run_until(rig.all_gone, 120)
 
 
+def test_releasing_one_of_several_held_nodes_lets_only_that_one_go(rig: Rig) -> None:
+    rig.ask("request", pool="burst", nodes=2)
+    rig.run_for(300)
+    rig.ask("release", hosts="burst-0")
+    rig.run_for(300)
+    assert rig.states() == {"burst-1": NodeState.JOINED}
+    assert rig.bought() == ["burst-0", "burst-1"]
+
+
+def test_a_hold_can_be_ended_before_any_node_lives(rig: Rig) -> None:
+    rig.ask("pause")
+    assert rig.ask("request", pool="burst", nodes=2)["message"].endswith("buying is paused")
+    assert "no longer held" in rig.ask("request", pool="burst", nodes=0)["message"]
+    rig.ask("resume")
+    rig.run_for(300)
+    assert rig.bought() == []
+
+
+def test_a_held_pool_is_bought_for_as_soon_as_its_cooldown_ends(rig: Rig) -> None:
+    rig.cloud.fail("launch", NoCapacity("sold out"))
+    rig.ask("request", pool="burst", nodes=1)
+    rig.run_for(32)
+    assert len(rig.calls("launch")) == 2
+
+
+def test_a_failed_job_is_told_with_flux_own_words(rig: Rig) -> None:
+    job = rig.submit(run_s=100)
+    rig.run_for(1)
+    rig.flux.cancel(job)
+    rig.run_for(10)
+    ended = rig.store.history(f"job/{job}")[-1]
+    assert (ended.kind, ended.data["failure"].split(":")[0]) == ("ended", "cancel")
+
+
 def test_a_warm_pool_is_kept_warm(make_rig: MakeRig) -> None:
     rig = make_rig(POOL.replace("idle_timeout", "keep_warm = 1\nidle_timeout"))
     rig.run_for(3600)

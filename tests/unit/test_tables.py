@@ -181,7 +181,7 @@ def test_offers_and_refusals_are_shown_with_their_age() -> None:
 )
 def test_a_reason_is_shown_letter_by_letter_whatever_it_looks_like(reason: str) -> None:
     assert reason in shown(tables.jobs({"jobs": [JOB | {"reason": reason}], "total": 1}))
-    assert reason in shown(tables.nodes({"nodes": [NODE | {"reason": reason}]}))
+    assert reason in shown(tables.nodes({"nodes": [NODE | {"state": "releasing", "reason": reason}]}))
     assert reason in shown(tables.offers({"offers": [OFFER | {"refusal": reason}]}))
     assert reason in shown(tables.status(STATUS | {"pools": [POOL | {"warm_unmet": reason}]}))
     told = EXPLAIN | {
