@@ -131,7 +131,7 @@ class Pool(Table):
     max_nodes: int | None = Field(default=None, ge=0)
     """No more than so many nodes of this pool; by default as many as it declares."""
     keep_warm: int = Field(default=0, ge=0)
-    """So many nodes are up whether jobs need them or not."""
+    """So many nodes are up whether jobs need them or not; at most as many as the pool declares."""
     idle_timeout: Duration = 300.0
     """How long a node may be idle before it is given back."""
     min_lifetime: Duration = 0.0
@@ -160,7 +160,8 @@ class BurstConfig(Table):
     mode: Literal["queue", "open"] = "queue"
     """How jobs and burst nodes find each other; see docs/administrators.md."""
     state_dir: Path | None = None
-    """Where records are kept; by default ``fluxburst/CLUSTER`` below ``$XDG_STATE_HOME`` or ``~/.local/state``."""
+    """Where records are kept: an absolute path, by default ``fluxburst/CLUSTER`` below ``$XDG_STATE_HOME`` or
+    ``~/.local/state``."""
     staging_queue: str = "staging"
     """In queue mode, the stopped queue where jobs larger than home wait for their nodes."""
     lead: Lead
@@ -174,6 +175,13 @@ class BurstConfig(Table):
     provider: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """A provider's own keys; ``plugin`` names the kind, by default the table's name."""
 
+    @field_validator("state_dir")
+    @classmethod
+    def _is_absolute(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_absolute():
+            raise ValueError(f"'{value}' is no absolute path; write such as '/var/lib/fluxburst/corona'")
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> BurstConfig:
         owner: dict[Host, str] = {}
@@ -181,7 +189,13 @@ class BurstConfig(Table):
         for name, pool in self.pool.items():
             if not re.fullmatch(NAME, name):
                 raise ValueError(f"[pool.{name}]: a pool's name is lower-case letters, digits and '-', 32 at most")
-            for host in hostlist.expand(pool.hosts):
+            hosts = hostlist.expand(pool.hosts)
+            if pool.keep_warm > len(hosts):
+                raise ValueError(
+                    f"[pool.{name}] keep_warm: {pool.keep_warm} is more than the {len(hosts)} hosts of the pool; "
+                    "lower it, or declare more hosts"
+                )
+            for host in hosts:
                 if host in owner:
                     raise ValueError(
                         f"[pool.{name}] hosts: {host} is already in [pool.{owner[host]}]; give each pool its own range"

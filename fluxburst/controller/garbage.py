@@ -32,7 +32,12 @@ def _next_listing_at(world: World, tick: Tick, provider: str, listing: Listing) 
     """None while nothing lives: in the steady state nothing is polled."""
     mine = [node for node in world.nodes.values() if node.record.provider == provider]
     times = []
-    coming = [node.record.planned_at for node in mine if node.record.state in COMING]
+    unseen = (NodeState.JOINED, NodeState.DRAINING)
+    coming = [
+        node.record.planned_at
+        for node in mine
+        if node.record.state in COMING or (node.record.node_id is None and node.record.state in unseen)
+    ]
     if coming:
         # early failures show early; a boot that takes minutes is asked after less often
         times.append(listing.at + min(max((tick.now - min(coming)) / 4, POLL_LEAST_S), POLL_MOST_S))

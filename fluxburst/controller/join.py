@@ -29,8 +29,8 @@ def stage(world: World, tick: Tick) -> None:
         # by what is, not by what changed: either call may have failed before
         if node.record.state is NodeState.JOINED and our_drain(view.drained):
             tick.do(Undrain(host))
-        elif node.record.state is NodeState.RELEASING and view.online and view.drained is None:
-            # it came up too late; no job must start on a machine that is about to go
+        elif node.record.state is NodeState.RELEASING and view.drained is None:
+            # should it come up after all, no job must start on a machine that is about to go
             tick.do(Drain(host, drain_reason(node.record.reason)))
 
 
@@ -43,15 +43,9 @@ def _up(world: World, tick: Tick, node: Node) -> None:
         tick.change(node, NodeState.JOINED, "its broker is up", joined_at=tick.now)
 
 
-SUSPECT_S = 60.0
-"""A job that failed on a node no longer than this before the node went away unasked was lost with it."""
-
-
 def _lost(world: World, tick: Tick, node: Node) -> None:
-    for failed_at, job in list(world.suspects.values()):
-        if failed_at + SUSPECT_S < tick.now:
-            del world.suspects[job.id]
-        elif any(share.host == node.record.host for share in job.allocation):
+    for job in world.suspected(tick.now):
+        if any(share.host == node.record.host for share in job.allocation):
             world.lose(job, node.record.host)
     detail = "its broker went away unasked"
     if node.used:

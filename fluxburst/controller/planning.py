@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from fluxburst.controller import effects as fx
@@ -67,14 +68,18 @@ class PlanStage:
         verdicts = waiting | dict(plan.verdicts)
         for job in world.jobs.values():
             verdict = verdicts[job.id]
+            if not verdict.hosts:
+                job.ready_at = None
             if job.id in plan.undecided:
                 # a question of milliseconds; until the answer comes the latest verdict stands
                 job.verdict = job.verdict or verdict
-            elif verdict != job.verdict:
+            elif not _same(verdict, job.verdict):
                 _tell_log(world, tick, job, verdict)
                 job.verdict = verdict
                 world.untold.add(job.id)
         untils = [verdict.until_at for verdict in verdicts.values() if verdict.until_at is not None]
+        if any(verdict.kind is VerdictKind.REFUSED for verdict in plan.verdicts.values()):
+            untils.append(min((at for at, _ in world.answers.values()), default=tick.now) + ANSWER_KEPT_S)
         if plan.holds:
             cooling = [value.until_at for value in world.cooldowns.values() if value.until_at > tick.now]
             untils.append(min([*cooling, tick.now + ANSWER_TTL_S]))
@@ -225,6 +230,13 @@ def _fresh_answers(world: World, now: float) -> Answers:
         return now < at + ANSWER_TTL_S or all(isinstance(no, Refusal) and no.retry_at is None for no in answers)
 
     return {key: answers for key, (at, answers) in world.answers.items() if fresh(at, answers)}
+
+
+def _same(one: Verdict, other: Verdict | None) -> bool:
+    """Whether nothing worth telling has changed; the sequence of its hosts is not."""
+    if other is None or set(one.hosts) != set(other.hosts):
+        return False
+    return dataclasses.replace(one, hosts=()) == dataclasses.replace(other, hosts=())
 
 
 def _tell_log(world: World, tick: Tick, job: Job, verdict: Verdict) -> None:

@@ -14,6 +14,8 @@ REPEAT_MOST_S = 30.0
 
 
 def stage(world: World, tick: Tick) -> None:
+    if not world.caught_up:
+        return  # who runs where is not known yet
     for provider in {node.record.provider for node in world.nodes.values()}:
         leaving = [
             node
@@ -60,9 +62,11 @@ def _proves_at(node: Node) -> float:
     """From when on a listing without the node proves that there is no machine."""
     if node.released_at is not None:
         return node.released_at
-    if node.record.node_id is None and node.record.joined_at is None:
-        return node.record.changed_at + LISTING_LAG_S  # nobody has seen it yet
-    return node.record.changed_at
+    record = node.record
+    if record.node_id is None:
+        # no listing has shown it yet: it may lag behind the launch, or behind a broker that came up
+        return max(record.changed_at, (record.joined_at or record.changed_at) + LISTING_LAG_S)
+    return record.changed_at
 
 
 def _due(tick: Tick, node: Node, listed: bool, fresh: bool) -> bool:

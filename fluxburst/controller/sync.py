@@ -23,6 +23,7 @@ from fluxburst.states import COMING, NodeState, Why
 
 RETRY_FIRST_S = 1.0
 RETRY_MOST_S = 60.0
+RESUBMIT_TRIES = 10
 CHECK_FIRST_S = 1.0
 CHECK_MOST_S = 30.0
 
@@ -69,7 +70,8 @@ def _used(world: World, host: Host) -> None:
     node = world.nodes.get(host)
     if node is not None and not node.used:
         node.used = True
-        world.warm(node.record.pool)
+        if world.caught_up:  # what the journal tells of the past has warmed the pool then
+            world.warm(node.record.pool)
 
 
 def _submitted(world: World, event: JobEvent, choose: Choose) -> None:
@@ -127,7 +129,7 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
                     world.lose(job, host)
             if on and kind == "exec" and job.lost_host is None:
                 # a broker that leaves in good order fails its jobs with another note, before it goes offline
-                world.suspects[job.id] = (event.at, job)
+                world.suspect(job, tick.now)
         case "memo":
             burst = event.context.get("burst")
             if isinstance(burst, Mapping):
@@ -212,7 +214,7 @@ def _done(world: World, tick: Tick, done: fx.Done) -> None:
         world.retries.pop(its_key, None)
     else:
         count = world.retries[its_key][0] + 1 if its_key in world.retries else 1
-        world.retries[its_key] = (count, done.at + min(RETRY_FIRST_S * 2 ** (count - 1), RETRY_MOST_S))
+        world.retries[its_key] = (count, done.at + min(RETRY_FIRST_S * 2 ** min(count - 1, 16), RETRY_MOST_S))
     match done.effect:
         case fx.Launch():
             _launched(world, tick, done.effect, done)
@@ -247,6 +249,8 @@ def _done(world: World, tick: Tick, done: fx.Done) -> None:
         case fx.Resubmit(job_id):
             if done.error is None:
                 world.resubmitted(tick.now, job_id, done.result)
+            elif world.retries[its_key][0] >= RESUBMIT_TRIES:
+                world.give_up_resubmission(tick.now, job_id, describe(done.error))
 
 
 def _launched(world: World, tick: Tick, effect: fx.Launch, done: fx.Done) -> None:

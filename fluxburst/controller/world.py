@@ -45,6 +45,10 @@ def our_drain(drained: str | None) -> bool:
     return drained is not None and drained.startswith(_OUR_DRAIN)
 
 
+SUSPECT_S = 60.0
+"""A job that failed on a node no longer than this before the node went away unasked was lost with it."""
+
+
 @dataclass(slots=True)
 class Job:
     """One active burstable job."""
@@ -192,8 +196,7 @@ class World:
             JobId(int(job_id)): Resubmission(**value) for job_id, value in store.setting("resubmissions", {}).items()
         }
         """Lost jobs that are to be submitted again and for which no new id is known yet."""
-        self.suspects: dict[JobId, tuple[float, Job]] = {}
-        """Jobs that failed on our nodes and when: they were lost if such a node goes away unasked within moments."""
+        self._suspects: dict[JobId, tuple[float, Job]] = {}
         self.lost: dict[JobId, Job] = {}
         """Jobs whose loss has just been heard of; some have ended since."""
         self.home_queues: dict[str, str] = store.setting("home_queues", {})
@@ -230,11 +233,8 @@ class World:
     def order_mates(self, node: Node) -> list[Node]:
         """The live nodes of the same order, in the order's own sequence of hosts, this one among them."""
         mates = [other for other in self.nodes.values() if other.record.request_id == node.record.request_id]
-        order = self.orders.get(node.record.request_id)
-        if order is not None:
-            place = {host: index for index, host in enumerate(order.hosts)}
-            mates.sort(key=lambda other: place.get(other.record.host, len(place)))
-        return mates
+        # an order's hosts are in the order of their ranks; of an adopted machine no more is known than that
+        return sorted(mates, key=lambda other: self.ranks[other.record.host])
 
     def leaves_with(self, node: Node) -> list[Node]:
         """The live nodes that go when this one goes, this one among them, by how its provider can shrink."""
@@ -295,11 +295,27 @@ class World:
             self.jobs[old].resubmitted_as = new
             self.untold.add(old)
 
+    def suspect(self, job: Job, now: float) -> None:
+        """A job failed on our nodes; it was lost if one of them goes away unasked within :data:`SUSPECT_S`."""
+        self._suspects = {
+            other.id: (failed_at, other) for failed_at, other in self._suspects.values() if failed_at + SUSPECT_S >= now
+        }
+        self._suspects[job.id] = (now, job)
+
+    def suspected(self, now: float) -> list[Job]:
+        """The jobs that failed on our nodes just now."""
+        return [job for failed_at, job in self._suspects.values() if failed_at + SUSPECT_S >= now]
+
+    def give_up_resubmission(self, now: float, job_id: JobId, why: str) -> None:
+        del self.resubmissions[job_id]
+        self.save_resubmissions()
+        self.store.log(now, f"job/{job_id}", "not resubmitted", reason=why)
+
     def lose(self, job: Job, host: Host) -> None:
         """A job failed because this host went away under it."""
         job.lost_host = host
         self.lost[job.id] = job
-        self.suspects.pop(job.id, None)
+        self._suspects.pop(job.id, None)
         if job.id in self.jobs:
             self.untold.add(job.id)
 

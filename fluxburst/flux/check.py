@@ -2,12 +2,13 @@
 
 :func:`snapshot` is the only part that talks to Flux; :func:`from_files` takes a configuration without an instance. The
 checks are functions from burst.toml and a :class:`Snapshot` to findings: one finding for each thing that is wrong, or
-one that says it is fit. Those in :data:`PROBES` also look at this machine's files and network.
+one that says it is fit. Those in :data:`PROBES` also look at this machine's users, files and network.
 """
 
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import socket
 import stat
@@ -29,6 +30,7 @@ from fluxburst.flux.render import (
     pool_queue,
     pool_resources,
     shapes,
+    unstartable,
 )
 from fluxburst.model import Finding, Severity
 
@@ -230,6 +232,15 @@ def _owner(_config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
         )
 
 
+def _configuration(config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
+    problems = list(unstartable(seen.config, config))
+    for line in problems:
+        what, _, fix = line.rpartition("; ")
+        yield _error("configuration", what, f"{fix} in your own configuration, and {RENDER}")
+    if not problems:
+        yield _ok("configuration", "[bootstrap], [resource] and [queues] agree")
+
+
 def _bootstrap(config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
     fit, declared, ghosts = True, frozenset(seen.hosts), frozenset(_ghosts(config))
     for pool in config.pool:
@@ -293,6 +304,22 @@ def _resources(config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
         yield from _pool(config, seen, pool)
 
 
+def _host_names(_config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
+    """``[resource] noverify`` and ``verify``, a boolean or a table, as in flux-config-resource(5)."""
+    table = seen.config.get("resource", {})
+    verify = table.get("verify", {"hostname": "strict"})
+    mode = verify.get("hostname", verify.get("default", "strict")) if isinstance(verify, dict) else "strict"
+    if table.get("noverify") or verify is False or mode != "strict":
+        yield _ok("host names", "nodes may have other names than their declared ones")
+    else:
+        yield _warning(
+            "host names",
+            "Flux drains each node whose real host name differs from its declared one",
+            'unless they are the same, set [resource.verify] default = "allow-extra", gpu = "ignore" and '
+            f'hostname = "ignore" in your own configuration, and {RENDER}',
+        )
+
+
 def _pool(config: BurstConfig, seen: Snapshot, pool: str) -> Iterator[Finding]:
     subject, wanted = f"pool {pool}", pool_resources(config, pool)
     want = shapes([wanted])
@@ -316,6 +343,14 @@ def _pool(config: BurstConfig, seen: Snapshot, pool: str) -> Iterator[Finding]:
             )
         else:
             continue
+        return
+    most = config.pool[pool].max_nodes
+    if most is not None and most > len(want):
+        yield _warning(
+            subject,
+            f"max_nodes = {most} in burst.toml limits nothing: the pool declares {len(want)} hosts",
+            "lower or remove it, or declare more hosts",
+        )
         return
     yield _ok(subject, f"{len(want)} nodes of {config.pool[pool].cores} cores and {config.pool[pool].gpus} GPUs in R")
 
@@ -361,8 +396,18 @@ def _queue_problems(config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
             )
         if queue != config.staging_queue and not state.started:
             yield _warning(subject, "is stopped", "nothing: `flux burst run` starts the pools' queues when it starts")
+    for queue, state in seen.live.queues.items() if seen.live else ():
+        if queue not in wanted and not state.started:
+            yield _warning(f"queue {queue}", "is stopped: its jobs do not start", f"flux queue start {queue}")
     ghosts = set(_ghosts(config))
     home = {host: shape for host, shape in seen.nodes.items() if host not in ghosts}
+    ordinary = [set(table.get("requires", ())) for queue, table in queues.items() if queue not in wanted]
+    if home and not any(requires <= shape.properties for requires in ordinary for shape in home.values()):
+        yield _error(
+            "queues",
+            f"no queue admits the site's own nodes, {hostlist.fold(home)}: ordinary jobs run nowhere",
+            f'declare [queues.NAME] requires = ["{config.home.property}"] in your own configuration, and {RENDER}',
+        )
     for line in overlaps(queues, config, home):
         what, _, fix = line.rpartition("; ")
         yield _error("queues", what, fix)
@@ -443,6 +488,29 @@ def _burst_ingest(config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
         yield _ok("ingest", "jobs submitted on a burst node go to the lead's ingest")
 
 
+def _select(config: BurstConfig, seen: Snapshot) -> Iterator[Finding]:
+    rules, queues = config.select, seen.config.get("queues", {})
+    unknown = {
+        "queues": [queue for queue in rules.queues if queue not in queues],
+        "users": [user for user in rules.users if isinstance(user, str) and not _is_user(user)],
+    }
+    for key, names in unknown.items():
+        if names:
+            yield _warning(
+                "select",
+                f"[select] {key} in burst.toml names {', '.join(names)}, which the lead does not know",
+                "mend the spelling, or remove it",
+            )
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
 def _ghosts(config: BurstConfig) -> Iterator[str]:
     for pool in config.pool:
         yield from config.hosts_of(pool)
@@ -510,9 +578,11 @@ CHECKS: tuple[Check, ...] = (
     _running,
     _version,
     _owner,
+    _configuration,
     _bootstrap,
     _quorum,
     _resources,
+    _host_names,
     _queues,
     _scheduler,
     _frobnicator,
@@ -520,5 +590,5 @@ CHECKS: tuple[Check, ...] = (
 )
 """Pure."""
 
-PROBES: tuple[Check, ...] = (_frobnicator_file, _certificate, _reachable)
-"""These look at files and the network."""
+PROBES: tuple[Check, ...] = (_select, _frobnicator_file, _certificate, _reachable)
+"""These look at users, files and the network."""

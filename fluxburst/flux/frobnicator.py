@@ -6,7 +6,7 @@ All it knows comes from the table ``[burst]`` and the ``[queues]`` of the broker
 
 Queue mode: a burstable job that its own queue's nodes could never run goes to the staging queue, where it waits for
 nodes of a pool; a job that is not burstable is refused in a pool's queue and in staging. Open mode: a job that is not
-burstable gets a constraint (RFC 31) that keeps it off all pools' nodes.
+burstable gets a constraint (RFC 31) that keeps it off all pools' nodes. In both, near-misses of the mark are refused.
 """
 
 # Flux runs on Python 3.6 too, where today's annotations do not parse.
@@ -24,6 +24,19 @@ def burstable(system):
     """Is ``attributes.system.burstable`` true, 1 or a table? Flux makes 1 of a bare ``--setattr=burstable``."""
     value = system.get("burstable")
     return isinstance(value, dict) or (isinstance(value, (int, float)) and value == 1)
+
+
+def refuse_near_misses(system):
+    """
+    Raises:
+        ValueError: the job all but says that it may burst; left alone, it would silently stay home.
+    """
+    value, options = system.get("burstable"), system.get("burst")
+    if value and not burstable(system):
+        raise ValueError(f"burstable={value}: write --setattr=burstable=true, or leave it out")
+    if value is None and options:
+        name = f"burst.{next(iter(options))}" if isinstance(options, dict) else "burst"
+        raise ValueError(f"{name} has no effect without --setattr=burstable=true: add it, or leave {name} out")
 
 
 def least(count):
@@ -110,6 +123,7 @@ class Frobnicator(FrobnicatorPlugin):
 
     def frob(self, jobspec, userid, urgency, flags):
         system = (jobspec.attributes or {}).get("system", {})
+        refuse_near_misses(system)
         if self.mode == "queue":
             self.route(jobspec, system)
         elif not burstable(system):

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fluxburst import hostlist
 from fluxburst.bootkit import follower_config
@@ -81,6 +81,7 @@ class _Open(BaseModel):
 
 class _Host(_Open):
     host: str
+    parent: str | None = None
 
 
 class _Bootstrap(_Open):
@@ -114,12 +115,42 @@ class _Ingest(_Open):
     validator: _Plugins | None = None
 
 
+class _Defaults(_Open):
+    queue: str | None = None
+
+
+class _JobspecDefaults(_Open):
+    system: _Defaults = _Defaults()
+
+
+class _Jobspec(_Open):
+    defaults: _JobspecDefaults = _JobspecDefaults()
+
+
+class _Policy(_Open):
+    jobspec: _Jobspec = _Jobspec()
+
+
+class _Module(_Open):
+    ranks: str | None = None
+
+
+class _Modules(_Open):
+    job_ingest: _Module = Field(default=_Module(), alias="job-ingest")
+
+
+class _Burst(_Open):
+    frobnicator: str | None = None
+
+
 class _Site(_Open):
     bootstrap: _Bootstrap | None = None
     resource: _Resource | None = None
     queues: dict[str, _Queue] = {}
     ingest: _Ingest | None = None
-    policy: dict[str, Any] = {}
+    policy: _Policy = _Policy()
+    modules: _Modules = _Modules()
+    burst: _Burst = _Burst()
 
 
 def load_site(path: Path) -> dict[str, Any]:
@@ -139,7 +170,7 @@ def load_site(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{file}: cannot be read: it is not UTF-8 text ({error.reason})") from None
         except OSError as error:
             raise ConfigError(
-                f"{file}: cannot be read: {error.strerror}; with --site name what Flux itself reads"
+                f"{file}: cannot be read: {error.strerror}; name the directory or file that Flux itself reads"
             ) from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{file}: not TOML: {error}") from None
@@ -174,6 +205,8 @@ def render(config: BurstConfig, site: Mapping[str, Any], *, frobnicator: Path) -
     if config.mode == "queue":
         _extend_queues(lead, config)
     _extend_ingest(lead, config, frobnicator)
+    for line in unstartable(lead, config):
+        raise ConfigError(line)
     return Rendered(lead=lead, follower=follower_config(lead, config))
 
 
@@ -255,6 +288,33 @@ def overlaps(queues: Mapping[str, Any], config: BurstConfig, home: Mapping[str, 
                     f"[pool.{pool_queues[queue]}] property: {hostlist.fold(own)} in [resource] config has "
                     f"{sorted(requires)} already; choose another property for the pool"
                 )
+
+
+def unstartable(lead: Mapping[str, Any], config: BurstConfig) -> Iterator[str]:
+    """What Flux does not start with, beside the pools: one line for each, naming both places and the fix.
+
+    ``[bootstrap]`` and ``[resource] config`` must name the same hosts, since flux-core's resource module ranks R by the
+    former; and the default queue must exist (RFC 33).
+    """
+    if "config" in lead.get("resource", {}):
+        hosts = set(bootstrap_hosts(lead)) - {host for pool in config.pool for host in config.hosts_of(pool)}
+        nodes = _home(lead, config).keys()
+        if hosts - nodes:
+            yield (
+                f"[bootstrap] hosts: {hostlist.fold(hosts - nodes)} is not in [resource] config, so that Flux would "
+                "not start; declare the same hosts in both"
+            )
+        if nodes - hosts:
+            yield (
+                f"[resource] config: {hostlist.fold(nodes - hosts)} is not in [bootstrap] hosts, so that Flux would "
+                "not start; declare the same hosts in both"
+            )
+    queue = lead.get("policy", {}).get("jobspec", {}).get("defaults", {}).get("system", {}).get("queue")
+    if queue is not None and queue not in lead.get("queues", {}):
+        yield (
+            f"[policy.jobspec.defaults.system] queue: {queue!r} is not in [queues], so that Flux would not start; "
+            "name a queue that is there"
+        )
 
 
 def first_ids(count: int) -> str:
@@ -374,6 +434,11 @@ def _extend_queues(lead: dict[str, Any], config: BurstConfig) -> None:
                 f"{queues[queue].get('requires', [])}, not {table.get('requires', [])}; choose another queue name"
             )
     if not queues.keys() - wanted.keys():
+        if config.home.queue in wanted:
+            raise ConfigError(
+                f"{where.get(config.home.queue, 'staging_queue')}: {config.home.queue!r} is [home] queue, the only one "
+                "for ordinary jobs; choose another name for one of them"
+            )
         queues = {config.home.queue: {}} | queues
         system = lead
         for key in ("policy", "jobspec", "defaults", "system"):

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from fluxburst.config import BurstConfig, private_directory
 from fluxburst.errors import ConfigError, ProviderUnavailable
-from fluxburst.model import Demand, Finding, NodeId, NodeReport, Offer, Order, Refusal, Shrink
+from fluxburst.model import Demand, Finding, NodeId, NodeReport, Offer, Order, Refusal, RequestId, Shrink
 from fluxburst.provider.discovery import Plugins
 from fluxburst.provider.protocol import Provider, ProviderContext
 
@@ -26,6 +26,7 @@ class Providers:
     def __init__(self, config: BurstConfig, plugins: Plugins, executor: Executor | None = None) -> None:
         self._executor = executor or ThreadPoolExecutor(max_workers=16, thread_name_prefix="provider")
         self._providers: dict[str, Provider] = {}
+        self._launches: dict[RequestId, Future[None]] = {}
         self._state_dirs: list[Path] = []
         self.kinds: dict[str, str] = {}
         for name in sorted({pool.provider for pool in config.pool.values()} | set(config.provider)):
@@ -69,7 +70,13 @@ class Providers:
         return self._executor.submit(self._offers, provider, demand)
 
     def launch(self, provider: str, order: Order) -> Future[None]:
-        return self._executor.submit(self._providers[provider].launch, order)
+        """Launch an order; while that is under way, asking again gives the same future, be it of a new service."""
+        under_way = self._launches.get(order.request_id)
+        if under_way is None or under_way.done():
+            under_way = self._executor.submit(self._providers[provider].launch, order)
+            self._launches[order.request_id] = under_way
+            under_way.add_done_callback(lambda _: self._launches.pop(order.request_id, None))
+        return under_way
 
     def list_nodes(self, provider: str) -> Future[Sequence[NodeReport]]:
         return self._executor.submit(self._list_nodes, provider)

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from fluxburst import config as configuration
 from fluxburst import jobid
-from fluxburst.errors import FluxburstError
+from fluxburst.errors import BindingsMissing, FluxburstError
 from fluxburst.flux import client, private, render
 from fluxburst.model import JobId
 
@@ -131,6 +131,8 @@ class PrivateSite(AbstractContextManager["PrivateSite"]):
         """Whether the service runs and has caught up."""
         try:
             return bool(self.call("status")["ready"])
+        except BindingsMissing:
+            raise
         except FluxburstError:
             return False
 

@@ -302,8 +302,6 @@ class MockProvider:
         if demand.spot is not None and demand.spot != of.spot:
             return Refusal(pool.name, self._name, f"its nodes are {'spot' if of.spot else 'not spot'}")
         left = self._cloud.left(pool.name)
-        if left == 0:
-            return Refusal(pool.name, self._name, "sold out")
         price = pool.usd_per_node_hour if pool.usd_per_node_hour is not None else of.usd_per_node_hour
         return Offer(
             pool=pool.name,

@@ -27,7 +27,7 @@ def frobnicator(lead: Mapping[str, Any]) -> Callable[[dict[str, Any]], None]:
     Raises:
         ValueError: ``[burst]`` is absent or malformed.
     """
-    plugin = Frobnicator()
+    plugin = Frobnicator()  # type: ignore[no-untyped-call]
     plugin.configure(None, lead)  # type: ignore[no-untyped-call]
 
     def amend(spec: dict[str, Any]) -> None:

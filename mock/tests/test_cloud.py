@@ -272,7 +272,6 @@ def test_an_offer_tells_what_the_pool_and_its_options_say() -> None:
         (Demand(0, 1, cores_per_slot=5), {}, "a slot needs 5 core(s), its nodes have 4"),
         (Demand(0, 1, cores_per_slot=1, gpus_per_slot=1), {}, "a slot needs 1 GPU(s), its nodes have 0"),
         (Demand(0, 1, cores_per_slot=1, spot=False), {"spot": True}, "its nodes are spot"),
-        (ONE_CORE, {"stock": 0}, "sold out"),
     ],
 )
 def test_what_a_pool_cannot_serve_is_refused_with_a_reason(

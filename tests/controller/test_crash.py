@@ -163,13 +163,10 @@ def test_a_moved_job_is_known_as_such_after_a_restart(tmp_path: Path) -> None:
     rig.crash()
 
 
-def test_a_node_that_left_while_the_service_was_away_is_gone_at_once_although_it_was_never_listed(
-    tmp_path: Path,
-) -> None:
+def test_a_node_that_left_while_the_service_was_away_is_gone_at_once(tmp_path: Path) -> None:
     rig = Rig(tmp_path, POOL.replace("boot_s = 30.0", "boot_s = 0.1"))
     job = rig.submit(nodes=2, run_s=0.1)
     rig.run_until(lambda: all(node.record.stop_sent_at for node in rig.service.world.nodes.values()) and rig.ended(job))
-    assert {node.record.node_id for node in rig.service.world.nodes.values()} == {None}
     rig.crash()
     rig.run_for(5)
     for machine in rig.cloud.living():

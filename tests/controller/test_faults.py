@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fluxburst.errors import ConfigError, NoCapacity, ProviderUnavailable, QuotaExceeded, RateLimited
+from fluxburst.errors import ConfigError, InvalidOrder, NoCapacity, ProviderUnavailable, QuotaExceeded, RateLimited
 from fluxburst.model import Demand, Host, Offer, Refusal
 from fluxburst.states import NodeState
 from fluxburst.store import Store
@@ -323,3 +323,71 @@ def test_the_state_directory_is_the_owners_alone(rig: Rig) -> None:
     assert state.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o077 for path in state.glob("state.sqlite*")} == {0}
     assert isinstance(rig.store, Store)
+
+
+def test_a_provider_that_is_down_for_days_ends_nothing(rig: Rig) -> None:
+    job = rig.submit(nodes=2, run_s=200_000)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.flux.cancel(job)
+    for _ in range(1500):
+        rig.cloud.fail("release", ProviderUnavailable("down"))
+    rig.run_for(100_000)
+    rig.run_until(rig.all_gone)
+
+
+def test_a_node_that_joins_before_any_listing_shows_it_is_not_taken_for_gone(make_rig: MakeRig) -> None:
+    rig = make_rig(POOL.replace("boot_s = 30.0", "boot_s = 1.0").replace('"60s"', '"2s"'))
+    rig.cloud.listing_lag_s = 10.0
+    jobs = [rig.submit(nodes=2, run_s=1)]
+    rig.run_until(lambda: rig.ended(*jobs))
+    rig.run_for(4)
+    jobs.append(rig.submit(nodes=2, run_s=1))
+    rig.run_until(lambda: rig.ended(*jobs))
+    rig.run_until(rig.all_gone)
+    assert overlaps(rig) == []
+
+
+def test_a_restart_does_not_forget_a_cooldown_because_a_job_runs_in_the_pool(rig: Rig) -> None:
+    running = rig.submit(nodes=2, run_s=1000)
+    rig.run_until(lambda: rig.flux.state(running).name == "RUN")
+    rig.cloud.fail("launch", InvalidOrder("no such image"))
+    rig.submit(nodes=2)
+    rig.run_for(5)
+    rig.restart()
+    rig.run_for(600)
+    assert len(rig.calls("launch")) == 2
+
+
+def test_a_reconnect_does_not_launch_twice_at_once(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.run_for(1)
+    providers = rig.service._providers
+    slow = rig.later(100.0, lambda: None)
+    calls = []
+    monkeypatch.setattr(
+        providers, "_executor", type("Slow", (), {"submit": lambda self, *a: calls.append(a) or slow})()
+    )
+    order: Any = type("Order", (), {"request_id": "b-one"})()
+    assert providers.launch("mock", order) is providers.launch("mock", order)
+    assert len(calls) == 1
+
+
+def test_a_resubmission_that_cannot_succeed_is_given_up(make_rig: MakeRig) -> None:
+    rig = make_rig(POOL + '[policy]\non_node_loss = "resubmit"\n')
+    job = rig.submit(nodes=2, run_s=100)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.connection.jobspec = lambda job_id: rig.failing("no such job")  # type: ignore[method-assign]
+    rig.cloud.interrupt(Host("burst-1"))
+    rig.run_for(3600)
+    assert "not resubmitted" in rig.kinds(job)
+    assert rig.service.world.resubmissions == {}
+
+
+def test_a_job_that_failed_by_itself_long_ago_was_not_lost_with_its_node(make_rig: MakeRig) -> None:
+    rig = make_rig(POOL.replace('"60s"', '"1h"') + '[policy]\non_node_loss = "resubmit"\n')
+    job = rig.submit(nodes=2, run_s=100)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    rig.flux._fail(rig.flux._known(job), "exec", "task exited with 1")
+    rig.run_for(120)
+    rig.cloud.interrupt(Host("burst-1"))
+    rig.run_for(60)
+    assert "resubmitted" not in rig.kinds(job)

@@ -41,8 +41,8 @@ def lead(mode: str = "queue", **tables: Any) -> Snapshot:
     return replace(seen, live=live)
 
 
-def findings(seen: Snapshot, mode: str = "queue") -> list[Finding]:
-    return [finding for one in CHECKS for finding in one(burst(mode), seen)]
+def findings(seen: Snapshot, mode: str = "queue", extra: str = "") -> list[Finding]:
+    return [finding for one in CHECKS for finding in one(burst(mode, extra=extra), seen)]
 
 
 def unfit(seen: Snapshot, mode: str = "queue") -> list[Finding]:
@@ -103,6 +103,12 @@ def plugins(*names: str) -> Callable[[dict[str, Any]], object]:
     return put("ingest/frobnicator/plugins", list(names))
 
 
+def misname_home(table: dict[str, Any]) -> None:
+    for entry in table["resource"]["config"]:
+        if entry["hosts"] == "lead0":
+            entry["hosts"] = "leed"
+
+
 CONFIG = [
     (lambda table: table["bootstrap"]["hosts"].pop(1), "hosts", r"\[bootstrap\] hosts lacks c2-\[0-3\] of \[pool.c2\]"),
     (lambda table: table["bootstrap"]["hosts"][1].update(parent="gpu-0"), "hosts", "parent = 'gpu-0'"),
@@ -118,6 +124,15 @@ CONFIG = [
     (put("queues/staging/requires", ["home"]), "queue staging", r"requires \['home'\], not \[\]"),
     (drop("queues/batch/requires"), "queues", r"\[queues.batch\] requires = \[\] admits the nodes of \[pool.c2\]"),
     (resource(0, properties=["c2"]), "queues", r"lead0 in \[resource\] config has \['c2'\]"),
+    (drop("queues/batch"), "queues", "no queue admits the site's own nodes, lead0: ordinary jobs run nowhere"),
+    (misname_home, "configuration", r"\[bootstrap\] hosts: lead0 is not in \[resource\] config"),
+    (misname_home, "configuration", r"\[resource\] config: leed is not in \[bootstrap\] hosts"),
+    (
+        put("policy/jobspec/defaults/system/queue", "nope"),
+        "configuration",
+        r"system\] queue: 'nope' is not in \[queues\]",
+    ),
+    (drop("resource/noverify"), "host names", "drains each node whose real host name differs"),
     (drop("burst"), "frobnicator", r"the table \[burst\] is missing"),
     (put("burst/capacity", []), "frobnicator", r"\[burst\] differs"),
     (put("ingest/frobnicator/disable", True), "frobnicator", "disable is set"),
@@ -154,6 +169,7 @@ LIVE: list[tuple[Callable[[Snapshot], Snapshot], str, str]] = [
     (lambda seen: with_live(seen, queues={"staging": Queue(True, True)}), "queue staging", "is started"),
     (lambda seen: with_live(seen, queues={"c2": Queue(True, False)}), "queue c2", "is stopped"),
     (lambda seen: with_live(seen, queues={"c2": Queue(False, True)}), "queue c2", "is disabled"),
+    (lambda seen: with_live(seen, queues={"batch": Queue(True, False)}), "queue batch", "is stopped: its jobs"),
     (lambda seen: replace(seen, live=None), "instance", "only files were read"),
 ]
 
@@ -194,6 +210,47 @@ def test_open_mode_on_named_queues_is_told_of_queue_mode() -> None:
     (found,) = unfit(lead("open", queues={"batch": {}}), "open")
     assert (found.subject, found.severity) == ("queues", Severity.WARNING)
     assert 'mode = "queue"' in found.fix
+
+
+@pytest.mark.parametrize(
+    ("resource", "fit"),
+    [
+        ({"noverify": True, "verify": True}, True),
+        ({"verify": False}, True),
+        ({"verify": {"hostname": "ignore"}}, True),
+        ({"verify": {"default": "ignore"}}, True),
+        ({"noverify": False}, False),
+        ({"verify": True}, False),
+        ({"verify": {}}, False),
+        ({"verify": {"default": "ignore", "hostname": "strict"}}, False),
+    ],
+)
+def test_host_names_are_told_of_where_flux_verifies_them(resource: dict[str, Any], fit: bool) -> None:
+    def change(table: dict[str, Any]) -> None:
+        table["resource"] = {"config": table["resource"]["config"]} | resource
+
+    found = unfit(with_config(lead(), change))
+    assert [finding.subject for finding in found] == ([] if fit else ["host names"])
+    for finding in found:
+        assert finding.severity is Severity.WARNING
+        for part in ('default = "allow-extra"', 'gpu = "ignore"', 'hostname = "ignore"'):
+            assert part in finding.fix
+
+
+def test_a_limit_above_the_pool_s_hosts_is_told_of() -> None:
+    limited = burst().model_copy(update={"pool": {"c2": burst().pool["c2"].model_copy(update={"max_nodes": 9})}})
+    found = [finding for one in CHECKS for finding in one(limited, lead()) if finding.subject == "pool c2"]
+    assert [finding.severity for finding in found] == [Severity.WARNING]
+    assert "max_nodes = 9 in burst.toml limits nothing: the pool declares 4 hosts" in found[0].message
+
+
+def test_selected_queues_and_users_that_are_not_there_are_told_of() -> None:
+    config = burst(extra='[select]\nqueues = ["batch", "nosuchq"]\nusers = ["root", "nosuchuser", 4242]\n')
+    found = [finding for finding in check(config, lead()) if finding.subject == "select"]
+    assert [finding.severity for finding in found] == [Severity.WARNING] * 2
+    assert_match(found, r"\[select\] queues in burst.toml names nosuchq, which")
+    assert_match(found, r"\[select\] users in burst.toml names nosuchuser, which")
+    assert not [finding for finding in check(burst(), lead()) if finding.subject == "select"]
 
 
 def probed(seen: Snapshot, config: BurstConfig, subject: str) -> Finding:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from fluxburst.flux.check import check, snapshot
+from fluxburst.errors import InstanceError
+from fluxburst.flux.check import check, from_files, snapshot
 from fluxburst.flux.private import Scheduler
 from fluxburst.model import Severity
 
@@ -58,6 +62,43 @@ def test_queue_states_are_seen(lead: LeadFactory) -> None:
         assert found["queue staging"].startswith("is started")
         assert found["queue c2"].startswith("is stopped")
         assert found["queue gpu"].startswith("is disabled")
+        assert found["queue batch"] == "is stopped: its jobs do not start"
+
+
+@pytest.mark.parametrize(
+    "tweak",
+    [
+        lambda table: table["resource"]["config"][0].update(hosts="leed"),
+        lambda table: table["resource"]["config"].append({"hosts": "late", "cores": "0"}),
+        lambda table: table["policy"]["jobspec"]["defaults"]["system"].update(queue="nope"),
+    ],
+)
+def test_what_is_said_to_keep_flux_from_starting_does_so(
+    lead: LeadFactory, tweak: Callable[[dict[str, Any]], object]
+) -> None:
+    instance = lead("sched-simple", tweak=tweak)
+    found = {
+        finding.subject: finding.message for finding in check(instance.burst_config, from_files(instance.rendered.lead))
+    }
+    assert "so that Flux would not start" in found["configuration"]
+    with pytest.raises(InstanceError, match="did not start"):
+        instance.start()
+
+
+@pytest.mark.parametrize(
+    ("resource", "fit"),
+    [({}, False), ({"verify": {"default": "allow-extra", "gpu": "ignore", "hostname": "ignore"}}, True)],
+)
+def test_flux_drains_nodes_for_their_host_names_where_that_is_said(
+    lead: LeadFactory, resource: dict[str, Any], fit: bool
+) -> None:
+    def change(table: dict[str, Any]) -> None:
+        table["resource"] = {"config": table["resource"]["config"]} | resource
+
+    with lead("sched-simple", tweak=change) as running:
+        assert ("host names" not in unfit(running)) is fit
+        drained = "got hostname" in running.run("resource", "drain", "-no", "{reason}")
+        assert drained is not fit
 
 
 def test_discovered_resources_are_seen(lead: LeadFactory) -> None:
@@ -74,7 +115,10 @@ def test_hosts_that_were_added_without_a_restart_are_seen(lead: LeadFactory) -> 
         running.rendered.lead["bootstrap"]["hosts"].append({"host": "late"})
         running.config_path.write_text(running.rendered.lead_toml())
         running.run("config", "reload")
-        assert unfit(running) == {"hosts": "the instance runs with 7 hosts, its configuration has 8"}
+        assert unfit(running) == {
+            "configuration": "[bootstrap] hosts: late is not in [resource] config, so that Flux would not start",
+            "hosts": "the instance runs with 7 hosts, its configuration has 8",
+        }
 
 
 @pytest.mark.parametrize("exclude", ["c2-1", "2"])

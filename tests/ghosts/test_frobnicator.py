@@ -35,6 +35,7 @@ def plugin_module() -> ModuleType:
 def rendered(mode: str) -> dict[str, Any]:
     """lead0 with 2 cores and n1 to n4 with 8 cores and 2 GPUs; queue ``fast`` has only n1 and n2."""
     own = site(queues={"batch": {}, "fast": {"requires": ["ssd"]}})
+    own["bootstrap"]["hosts"].append({"host": "n[1-4]"})
     own["resource"]["config"] += [HOME, {"hosts": "n[1-2]", "properties": ["ssd"]}]
     return render(burst(mode), own, frobnicator=PLUGIN).lead
 
@@ -130,12 +131,39 @@ def test_true_one_and_a_table_are_burstable(queue_mode: Any, yes: Any) -> None:
     assert frob(queue_mode, named) == named
 
 
-@pytest.mark.parametrize("no", [False, 0, None, "true", "false", "yes", 2, []])
+@pytest.mark.parametrize("no", [False, 0, None, "", []])
 def test_nothing_else_is_burstable(queue_mode: Any, no: Any) -> None:
     assert queue_of(frob(queue_mode, job(slots(99), burstable=no))) == "batch"
     for queue in ("c2", "gpu", "staging"):
         with pytest.raises(ValueError, match=rf"queue '{queue}' .* --setattr=burstable.*\(batch, fast\)"):
             frob(queue_mode, job(slots(1), burstable=no, queue=queue))
+
+
+@pytest.mark.parametrize("mode", ["queue", "open"])
+@pytest.mark.parametrize(
+    ("system", "said"),
+    [
+        ({"burstable": "True"}, r"^burstable=True: write --setattr=burstable=true, or leave it out$"),
+        ({"burstable": "yes", "burst": {"pool": "c2"}}, r"^burstable=yes: write --setattr=burstable=true"),
+        ({"burstable": "false"}, r"^burstable=false: .* leave it out$"),
+        ({"burstable": 2}, r"^burstable=2: "),
+        ({"burstable": [1]}, r"^burstable=\[1\]: "),
+        ({"burst": {"pool": "c2"}}, r"^burst\.pool has no effect without --setattr=burstable=true: add it, or"),
+        ({"burst": {"spot": True}, "burstable": None}, r"^burst\.spot has no effect without"),
+        ({"burst": 3}, r"^burst has no effect without"),
+    ],
+)
+def test_a_near_miss_is_refused_with_what_to_write(
+    request: pytest.FixtureRequest, mode: str, system: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        frob(request.getfixturevalue(f"{mode}_mode"), job(slots(1), **system))
+
+
+@pytest.mark.parametrize("system", [{"burstable": False, "burst": {"pool": "c2"}}, {"burst": {}}, {"burst": None}])
+def test_options_of_a_job_that_says_it_is_not_burstable_do_no_harm(queue_mode: Any, system: dict[str, Any]) -> None:
+    ordinary = job(slots(99), **system)
+    assert frob(queue_mode, ordinary) == ordinary
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,12 @@ def test_a_follower_dials_the_lead_s_public_address_and_is_equal_otherwise() -> 
     assert rendered.follower == expected
 
 
+def test_a_site_s_own_queues_leave_the_name_of_the_home_queue_free() -> None:
+    extra = '[pool.late]\nprovider = "local"\nhosts = "late-0"\ncores = 1\nqueue = "batch"\n'
+    rendered = lead(site(queues={"main": {}}), extra=extra)
+    assert rendered["queues"]["batch"] == {"requires": ["late"]}
+
+
 def broken(change: str) -> dict[str, Any]:
     """A site with one thing wrong, made by a TOML fragment of changed tables."""
     own = site()
@@ -138,6 +144,29 @@ def broken(change: str) -> dict[str, Any]:
         ('[queues.fast]\nrequires = ["a100"]', "", [r"\[queues.fast\]", r"\[pool.gpu\]", "add 'home'"]),
         ("[ingest.frobnicator]\ndisable = true", "", [r"\[ingest.frobnicator\] disable", "remove"]),
         ('[ingest.frobnicator]\nplugins = ["defaults"]', "", [r'"constraints" is missing', "add"]),
+        (
+            '[[resource.config]]\nhosts = "leed"\ncores = "0"',
+            "",
+            [r"\[bootstrap\] hosts: lead0 is not in \[resource\] config", "would not start; declare the same"],
+        ),
+        (
+            '[[resource.config]]\nhosts = "lead0,n1"\ncores = "0"',
+            "",
+            [r"\[resource\] config: n1 is not in \[bootstrap\] hosts", "declare the same"],
+        ),
+        (
+            '[policy.jobspec.defaults.system]\nqueue = "nope"',
+            "",
+            [r"\[policy.jobspec.defaults.system\] queue: 'nope' is not in \[queues\]", "name a queue"],
+        ),
+        (
+            "",
+            '[pool.x]\nprovider = "local"\nhosts = "x-0"\ncores = 1\nqueue = "batch"\n',
+            [r"\[pool.x\] queue: 'batch' is \[home\] queue", "choose another name"],
+        ),
+        ("", '[home]\nqueue = "gpu"\n', [r"\[pool.gpu\] queue: 'gpu' is \[home\] queue"]),
+        ("", '[home]\nqueue = "staging"\n', [r"staging_queue: 'staging' is \[home\] queue"]),
+        ("[queues.staging]", '[home]\nqueue = "staging"\n', [r"staging_queue: 'staging' is \[home\] queue"]),
         ("[burst]\nmode = 3", "", [r"\[burst\]", "remove the table"]),
         (
             "",
@@ -164,12 +193,20 @@ own_nodes = st.lists(
 )
 
 
+def site_of(nodes: list[dict[str, Any]], **tables: Any) -> dict[str, Any]:
+    """A site of the lead and these nodes, all of them declared in ``[bootstrap]`` too."""
+    own = site(**tables)
+    own["resource"]["config"] += nodes
+    hosts = sorted(shapes(nodes).keys() - {"lead0"})
+    own["bootstrap"]["hosts"] += [{"host": host} for host in hosts]
+    return own
+
+
 @given(queues=own_queues, nodes=own_nodes, modes=st.lists(st.sampled_from(["queue", "open"]), min_size=1, max_size=3))
 def test_rendering_a_rendered_file_again_changes_nothing(
     queues: dict[str, Any], nodes: list[dict[str, Any]], modes: list[str]
 ) -> None:
-    table = site(queues=queues) if queues else site()
-    table["resource"]["config"] = nodes
+    table = site_of(nodes, queues=queues) if queues else site_of(nodes)
     for mode in modes:
         first = render(burst(mode), table, frobnicator=PLUGIN)
         again = render(burst(mode), tomllib.loads(first.lead_toml()), frobnicator=PLUGIN)
@@ -181,7 +218,7 @@ def test_rendering_a_rendered_file_again_changes_nothing(
 @given(queues=own_queues, nodes=own_nodes)
 def test_no_queue_admits_nodes_of_another_room(queues: dict[str, Any], nodes: list[dict[str, Any]]) -> None:
     config = burst()
-    rendered = render(config, site(queues=queues, resource={"config": nodes}), frobnicator=PLUGIN).lead
+    rendered = render(config, site_of(nodes, queues=queues), frobnicator=PLUGIN).lead
     ghosts = {host for pool in config.pool for host in config.hosts_of(pool)}
     found = shapes(rendered["resource"]["config"])
     home = {host: shape for host, shape in found.items() if host not in ghosts}
@@ -213,8 +250,30 @@ def test_load_site_names_the_file_that_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("[")
     with pytest.raises(ConfigError, match=r"a\.toml: not TOML"):
         load_site(tmp_path)
-    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read"):
+    with pytest.raises(
+        ConfigError, match=r"none\.toml: cannot be read: .*; name the directory or file that Flux itself"
+    ):
         load_site(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("[policy]\njobspec = 3", r"\[policy\] jobspec"),
+        ("[policy.jobspec]\ndefaults = 'x'", r"\[policy\.jobspec\] defaults"),
+        ("[policy.jobspec.defaults.system]\nqueue = 3", r"\[policy\.jobspec\.defaults\.system\] queue"),
+        ("modules = 3", "modules"),
+        ("[modules]\njob-ingest = 3", r"\[modules\] job-ingest"),
+        ("[modules.job-ingest]\nranks = [1]", r"\[modules\.job-ingest\] ranks"),
+        ("[[bootstrap.hosts]]\nhost = 'a'\nparent = [1]", r"\[bootstrap\] hosts"),
+        ("burst = 3", "burst"),
+        ("[burst]\nfrobnicator = 3", r"\[burst\] frobnicator"),
+    ],
+)
+def test_load_site_names_a_key_of_the_wrong_type(tmp_path: Path, text: str, place: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(ConfigError, match=rf": {place}: Input should be"):
+        load_site(tmp_path)
 
 
 @pytest.mark.parametrize(("text", "hosts"), [("c2-[0-1]", {"c2-0", "c2-1"}), ("0,2", {"lead0", "c2-1"}), ("", set())])

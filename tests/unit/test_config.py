@@ -151,6 +151,13 @@ def test_no_pool_has_the_staging_queue() -> None:
     ]
 
 
+def test_a_pool_keeps_no_more_nodes_warm_than_it_declares() -> None:
+    assert config.parse(GOOD + "keep_warm = 4").pool["c2"].keep_warm == 4
+    assert errors(GOOD + "keep_warm = 5") == [
+        "burst.toml: [pool.c2] keep_warm: 5 is more than the 4 hosts of the pool; lower it, or declare more hosts"
+    ]
+
+
 OPEN = GOOD.replace('"corona"', '"corona"\nmode = "open"')
 
 
@@ -183,6 +190,13 @@ def test_the_state_goes_where_the_file_or_else_the_xdg_standard_says(monkeypatch
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/ada")
     assert config.parse(GOOD).state_path() == Path("/home/ada/.local/state/fluxburst/corona")
+
+
+def test_a_state_directory_that_depends_on_where_one_stands_is_refused() -> None:
+    for relative in ("burst", "~/burst"):
+        assert errors(f'state_dir = "{relative}"\n{GOOD}') == [
+            f"burst.toml: state_dir: '{relative}' is no absolute path; write such as '/var/lib/fluxburst/corona'"
+        ]
 
 
 def test_a_file_is_loaded_and_its_path_is_in_front_of_each_error(tmp_path: Path) -> None:
