@@ -27,9 +27,10 @@ def burstable(system):
 
 
 def refuse_near_misses(system):
-    """
+    """Refuse a job that all but says that it may burst: left alone, it would silently stay home.
+
     Raises:
-        ValueError: the job all but says that it may burst; left alone, it would silently stay home.
+        ValueError: the message says what to write.
     """
     value, options = system.get("burstable"), system.get("burst")
     if value and not burstable(system):
