@@ -318,6 +318,7 @@ def main() -> int:
             processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.WriteLoggerFactory(log_file)
         )
         try:
+            console.print(f"Its files are in {directory} until it ends.")
             chosen = RealTheatre if find_flux() is not None else MockTheatre
             with chosen(directory / "state").open() as theatre:
                 play(theatre)
