@@ -67,7 +67,11 @@ class Disconnected(InstanceError):
 
 
 class Scope(StrEnum):
-    """How far a provider's error reaches: what should not be tried again for a while."""
+    """How far a provider's error reaches: what should not be tried again for a while.
+
+    The controller leaves alone the pool, or for PROVIDER all pools of that provider. The finer scopes are for people,
+    who read them in the error's own words, and for plans that know of single offers.
+    """
 
     OFFER = "offer"
     ZONE = "zone"
@@ -79,7 +83,7 @@ class Scope(StrEnum):
 class ProviderError(FluxburstError):
     """A provider could not do what it was asked.
 
-    ``scope`` is what the error poisons: the cool-down applies to that much and no more.
+    ``scope`` is what the error poisons (see :class:`Scope`).
     """
 
     default_scope = Scope.POOL

@@ -20,6 +20,7 @@ from typing import Any
 from fluxburst import hostlist
 from fluxburst.config import BurstConfig
 from fluxburst.errors import InstanceError
+from fluxburst.flux import bindings
 from fluxburst.flux.render import (
     DEFAULT_FROBNICATORS,
     Shape,
@@ -34,7 +35,7 @@ from fluxburst.flux.render import (
 )
 from fluxburst.model import Finding, Severity
 
-OLDEST = (0, 82)
+OLDEST = bindings.OLDEST[:2]
 """The oldest flux-core whose ``hostname`` attribute chooses a broker's rank."""
 
 TESTED = (0, 88)
