@@ -29,6 +29,16 @@ def stage(world: World, tick: Tick) -> None:
             tick.do(Resubmit(job_id, **dataclasses.asdict(entry)))
 
 
+def promised(world: World, job: Job) -> bool:
+    """Whether a job will be submitted again should one of its nodes be lost."""
+    policy = world.config.policy
+    return (
+        policy.on_node_loss == "resubmit"
+        and job.userid == world.facts.owner_uid
+        and jobspec.attempt(job.spec) < policy.max_resubmits
+    )
+
+
 def _wanted(world: World, tick: Tick, job: Job) -> bool:
     if job.id in world.resubmissions:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fluxburst import jobspec
+from fluxburst.controller import resubmit
 from fluxburst.controller.effects import Memo
 from fluxburst.controller.world import Job, Tick, World
 from fluxburst.jobid import f58
@@ -49,10 +50,12 @@ def story(world: World, job: Job) -> dict[str, Any]:
         if not pools:
             # a job that never left home keeps an untouched memo
             return {"state": "home", "pool": None, "reason": "it started at home"} if job.memo else {}
+        # said beforehand, as the loss itself may leave no time for a memo
+        promise = "; submitted again if one is lost" if resubmit.promised(world, job) else ""
         told = {
             "pool": pools[0],
             "state": "running",
-            "reason": f"it started on nodes of {', '.join(pools)}",
+            "reason": f"it started on nodes of {', '.join(pools)}{promise}",
         }
     elif job.verdict is None or (job.verdict.kind is VerdictKind.HOME and not job.memo):
         return {}
