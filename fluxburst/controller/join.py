@@ -32,6 +32,10 @@ def stage(world: World, tick: Tick) -> None:
         elif node.record.state is NodeState.RELEASING and view.drained is None:
             # should it come up after all, no job must start on a machine that is about to go
             tick.do(Drain(host, drain_reason(node.record.reason)))
+    for host in sorted(world.drained_by_us):
+        if host not in world.nodes and not world.online(host):
+            # a ghost should look like any other
+            tick.do(Undrain(host))
 
 
 def _up(world: World, tick: Tick, node: Node) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fluxburst.controller.effects import ListNodes, Release, Undrain
-from fluxburst.controller.world import Listing, Node, Tick, World, our_drain
+from fluxburst.controller.effects import ListNodes, Release
+from fluxburst.controller.world import Listing, Node, Tick, World
 from fluxburst.model import NodeId
 from fluxburst.states import NodeState
 
@@ -39,23 +39,15 @@ def _release(world: World, tick: Tick, provider: str, leaving: list[Node]) -> No
         if fresh and listed is None:
             # an order that is still under way may yet become a machine
             if not tick.launching(node.record.request_id):
-                _gone(world, tick, node)
+                tick.change(node, NodeState.GONE, node.record.reason)
+                # one more look when all must be listed that was ever launched, although nothing lives any more
+                world.look_after_at[provider] = tick.now + LISTING_LAG_S
         elif node.record.node_id is not None and _may_go(world, node) and _due(tick, node, listed is not None, fresh):
             ids.append(node.record.node_id)
         elif not fresh and tick.at(proves_at):
             tick.do(ListNodes(provider))
     if ids:
         tick.do(Release(provider, tuple(ids)))
-
-
-def _gone(world: World, tick: Tick, node: Node) -> None:
-    host = node.record.host
-    tick.change(node, NodeState.GONE, node.record.reason)
-    # one more look when everything must be listed that was ever launched, although nothing lives any more
-    world.look_after_at[node.record.provider] = tick.now + LISTING_LAG_S
-    if our_drain(world.hosts[host].drained) and not world.online(host):
-        # a ghost should look like any other; where this is lost, the next join undrains it
-        tick.do(Undrain(host))
 
 
 def _proves_at(node: Node) -> float:

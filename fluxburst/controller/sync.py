@@ -8,7 +8,7 @@ from typing import Any
 
 from fluxburst import hostlist, jobspec
 from fluxburst.controller import effects as fx
-from fluxburst.controller.world import Hold, Job, Listing, Tick, World
+from fluxburst.controller.world import Hold, Job, Listing, Tick, World, our_drain
 from fluxburst.errors import (
     FluxburstError,
     InvalidOrder,
@@ -201,10 +201,12 @@ def _resource_event(world: World, event: ResourceEvent) -> None:
                 view.online = True
             case "offline":
                 view.online = False
-            case "drain":
-                view.drained = event.reason
-            case "undrain":
-                view.drained = None
+            case "drain" | "undrain":
+                view.drained = event.reason if event.name == "drain" else None
+                if our_drain(view.drained):
+                    world.drained_by_us.add(host)
+                else:
+                    world.drained_by_us.discard(host)
         world.plan_due = True
 
 

@@ -178,6 +178,7 @@ class World:
         self.pool_queues = config.pool_queues()
         self.jobs: dict[JobId, Job] = {}
         self.hosts: dict[Host, HostView] = {host: HostView() for host in self.pool_of}
+        self.drained_by_us: set[Host] = set()
         self.usage: dict[Host, dict[JobId, HostShare]] = {}
         self.hosts_of_job: dict[JobId, tuple[Host, ...]] = {}
         self.nodes: dict[Host, Node] = {node.host: Node(node) for node in store.live_nodes()}

@@ -391,3 +391,14 @@ def test_a_job_that_failed_by_itself_long_ago_was_not_lost_with_its_node(make_ri
     rig.cloud.interrupt(Host("burst-1"))
     rig.run_for(60)
     assert "resubmitted" not in rig.kinds(job)
+
+
+def test_a_ghost_is_not_left_drained_by_a_drain_that_came_too_late(rig: Rig) -> None:
+    job = rig.submit(nodes=2, run_s=100)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    drain = rig.connection.drain
+    rig.connection.drain = lambda hosts, reason: rig.later(5.0, lambda: drain(hosts, reason))  # type: ignore[method-assign]
+    rig.cloud.interrupt(Host("burst-1"))
+    rig.run_until(rig.all_gone)
+    rig.run_for(60)
+    assert {host for host, view in rig.service.world.hosts.items() if view.drained is not None} == set()

@@ -55,8 +55,10 @@ def _serving(site: PrivateSite) -> Iterator[PrivateSite]:
     if not site.ready():
         steps.serve(site)
     yield site
-    print(site.log_path.read_text()[-5000:])  # shown where the test failed
-    steps.clean_up(site)
+    try:
+        steps.clean_up(site)
+    finally:
+        print(site.log_path.read_text()[-9000:])  # shown where the test failed, or its end
 
 
 @pytest.fixture
