@@ -76,11 +76,69 @@ class Batching(Table):
     """It decides so long after the first job, come what may."""
 
 
-class Limits(Table):
-    """What is never exceeded."""
+class Money(Table):
+    """Caps in US dollars. A day and a month are UTC's."""
+
+    usd_per_day: float | None = Field(default=None, ge=0)
+    """No more than this is committed in one day: spent, and reserved for what lives, is in flight or planned."""
+    usd_per_month: float | None = Field(default=None, ge=0)
+    """No more than this is committed in one month."""
+
+
+class ProviderLimits(Money):
+    """Caps for all pools of one provider."""
+
+    nodes: int | None = Field(default=None, ge=0)
+    """No more than so many of its nodes."""
+
+
+class Limits(Money):
+    """What is never exceeded. Each of the tables below may name ``"*"``: everyone who has no table of his own."""
 
     nodes: int | None = Field(default=None, ge=0)
     """No more than so many nodes in all, live, in flight and planned."""
+    usd_per_job: float | None = Field(default=None, ge=0)
+    """No job's burst may be expected to cost more; a job's own `burst.max_usd` may be lower."""
+    user: dict[str, Money] = Field(default_factory=dict)
+    """Caps for users, by name."""
+    bank: dict[str, Money] = Field(default_factory=dict)
+    """Caps for banks."""
+    project: dict[str, Money] = Field(default_factory=dict)
+    """Caps for projects."""
+    pool: dict[str, Money] = Field(default_factory=dict)
+    """Caps for pools; `[pool.NAME] max_nodes` limits their nodes."""
+    provider: dict[str, ProviderLimits] = Field(default_factory=dict)
+    """Caps for providers."""
+    assume_usd_per_node_hour: float | None = Field(default=None, gt=0)
+    """The price to reckon with where none is known. Without it, an offer without a price is refused where a dollar cap
+    applies."""
+    warn_at: float = Field(default=0.8, gt=0, le=1)
+    """The share of a cap at which a warning is logged and shown."""
+
+
+class Price(Table):
+    """One rule of the site on prices: discounts, licences, what a provider does not know.
+
+    It applies to the offers that match all its patterns (as in the shell: ``*``, ``?``, ``[a-z]``). Rules are taken in
+    their order; each changes what the one before it left.
+    """
+
+    pool: str = "*"
+    """Pattern of pools."""
+    provider: str = "*"
+    """Pattern of providers."""
+    instance_type: str = "*"
+    """Pattern of instance types."""
+    zone: str = "*"
+    """Pattern of zones."""
+    spot: bool | None = None
+    """Only spot offers, or only on-demand ones."""
+    usd_per_node_hour: float | None = Field(default=None, ge=0)
+    """The price, whatever the provider says."""
+    factor: float = Field(default=1.0, ge=0)
+    """Multiplies the price, where one is known."""
+    plus_usd: float = Field(default=0.0, ge=0)
+    """Added to the price of each node-hour, where one is known; such as a licence."""
 
 
 class Select(Table):
@@ -95,8 +153,16 @@ class Select(Table):
 
 
 class Policy(Table):
-    """What to do when something fails."""
+    """When to burst, and what to do when something fails."""
 
+    min_wait: Duration = 0.0
+    """A job that home is expected to start within so long does not burst."""
+    max_usd_per_hour_saved: float | None = Field(default=None, ge=0)
+    """What an hour of one job's waiting is worth: it bursts, or has a node of its own, only where that costs no more
+    than this for each hour that it starts sooner. Absent: the earliest start, whatever it costs within the limits."""
+    assume_duration: Duration = 3600.0
+    """How long a job without a time limit is reckoned to run. One that runs on is reckoned to run as long again as it has
+    run."""
     on_node_loss: Literal["leave", "resubmit"] = "leave"
     """What becomes of a job that failed because a burst node was lost: nothing, or it is submitted again."""
     max_resubmits: int = Field(default=3, ge=1)
@@ -136,6 +202,10 @@ class Pool(Table):
     """How long a node may be idle before it is given back."""
     min_lifetime: Duration = 0.0
     """A node is not given back for being idle before it has been up for so long."""
+    billing_increment: Duration = Field(default=1.0, gt=0)
+    """The provider bills a node's life in whole multiples of this."""
+    billing_minimum: Duration = 0.0
+    """The provider bills no less than this for a node."""
     join_timeout: Duration = 600.0
     """How long a node may take from the order until its broker is up; then it is given back."""
     stop_timeout: Duration = 60.0
@@ -172,6 +242,8 @@ class BurstConfig(Table):
     policy: Policy = Policy()
     pool: dict[str, Pool] = Field(min_length=1)
     """One table or more, by name."""
+    price: tuple[Price, ...] = ()
+    """Rules on prices, as ``[[price]]``."""
     provider: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """A provider's own keys; ``plugin`` names the kind, by default the table's name."""
 
@@ -213,6 +285,20 @@ class BurstConfig(Table):
                 queues[queue] = name
             elif pool.queue:
                 raise ValueError(f'[pool.{name}] queue: has no meaning in open mode; remove it, or set mode = "queue"')
+        return self
+
+    @model_validator(mode="after")
+    def _caps_name_what_there_is(self) -> BurstConfig:
+        providers = {pool.provider for pool in self.pool.values()}
+        for key, tables, known in (
+            ("pool", self.limits.pool, set(self.pool)),
+            ("provider", self.limits.provider, providers),
+        ):
+            for name in tables:
+                if name != "*" and name not in known:
+                    raise ValueError(
+                        f'[limits.{key}.{name}]: no such {key}; there is {", ".join(sorted(known))}, or "*" for all'
+                    )
         return self
 
     def property_of(self, pool: str) -> str:

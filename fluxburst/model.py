@@ -77,6 +77,15 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """On whose account nodes are bought: the user's name, and the bank and project of the job, empty where it has none."""
+
+    user: str = ""
+    bank: str = ""
+    project: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HostShare:
     """What a job's R (RFC 20) holds on one host."""
 
@@ -91,7 +100,7 @@ class Offer:
 
     ``usd_per_node_hour`` is None when the price is not known (never 0 for unknown; 0.0 means free of charge).
     ``join_s`` is the provider's guess of the time from launch to a broker that is up. ``nodes_left`` is None when
-    the provider sets no limit of its own.
+    the provider sets no limit of its own. ``memory_bytes`` and ``gpu_model`` are for people to choose by.
     """
 
     pool: str
@@ -105,6 +114,8 @@ class Offer:
     region: str = ""
     join_s: float | None = None
     nodes_left: int | None = None
+    memory_bytes: int | None = None
+    gpu_model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +235,8 @@ class VerdictKind(StrEnum):
 class Verdict:
     """The plan's answer for one job, with its reason in one line and, for refusals, one reason a pool.
 
-    ``hosts`` are the booked hosts: up, coming, or newly ordered. ``until_at`` goes with WAIT.
+    ``hosts`` are the booked hosts: up, coming, or newly ordered; with WAIT, those that are busy and expected to be free
+    at ``until_at``. ``fix`` says what would have to change for a better answer; empty where nothing has to.
     """
 
     kind: VerdictKind
@@ -234,6 +246,7 @@ class Verdict:
     usd_per_hour: float | None = None
     until_at: float | None = None
     pool_reasons: tuple[tuple[str, str], ...] = ()
+    fix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
