@@ -161,8 +161,8 @@ class Policy(Table):
     """What an hour of one job's waiting is worth: it bursts, or has a node of its own, only where that costs no more
     than this for each hour that it starts sooner. Absent: the earliest start, whatever it costs within the limits."""
     assume_duration: Duration = 3600.0
-    """How long a job without a time limit is reckoned to run. One that runs on is reckoned to run as long again as it has
-    run."""
+    """How long a job without a time limit is reckoned to run. One that runs on is reckoned to run as long again as it
+    has run."""
     on_node_loss: Literal["leave", "resubmit"] = "leave"
     """What becomes of a job that failed because a burst node was lost: nothing, or it is submitted again."""
     max_resubmits: int = Field(default=3, ge=1)

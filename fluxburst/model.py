@@ -78,7 +78,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """On whose account nodes are bought: the user's name, and the bank and project of the job, empty where it has none."""
+    """On whose account nodes are bought: the user's name, the job's bank and project; empty where there is none."""
 
     user: str = ""
     bank: str = ""

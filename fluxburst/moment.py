@@ -12,6 +12,9 @@ from typing import Protocol
 
 from fluxburst.model import Account, Demand, Host, JobId, Offer, Refusal, Verdict
 
+NOBODY = Account()
+"""Whom no cap names."""
+
 Order = tuple[int, int]
 """The scheduler's order: minus the priority, then the job id, which grows with age (RFC 19)."""
 
@@ -27,7 +30,7 @@ class Shape:
     demand: Demand
     pools: tuple[str, ...]
     max_usd: float | None = None
-    account: Account = Account()
+    account: Account = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +144,7 @@ class Home(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cap:
-    """A limit that binds: ``name`` as in burst.toml, ``unit`` "nodes" or "usd". ``until_at`` is when its window ends."""
+    """A limit that binds: ``name`` as in burst.toml, ``unit`` "nodes" or "usd", ``until_at`` when its window ends."""
 
     name: str
     unit: str
@@ -179,7 +182,7 @@ class Purchase:
     offer: Offer
     hosts: tuple[Host, ...]
     job_ids: tuple[JobId, ...] = ()
-    account: Account = Account()
+    account: Account = NOBODY
     until_at: tuple[float, ...] = ()
 
 
