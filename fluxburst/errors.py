@@ -69,8 +69,8 @@ class Disconnected(InstanceError):
 class Scope(StrEnum):
     """How far a provider's error reaches: what should not be tried again for a while.
 
-    The controller leaves alone the pool, or for PROVIDER all pools of that provider. The finer scopes are for people,
-    who read them in the error's own words, and for plans that know of single offers.
+    OFFER is one offer of one pool; ZONE and REGION are all of the provider's offers there, in whatever pool, and the
+    pool where the offer names neither.
     """
 
     OFFER = "offer"

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -46,8 +47,8 @@ class ProviderOptions(BaseModel):
     shrink: Shrink = Shrink.ANY
 
 
-class PoolOptions(BaseModel):
-    """``[pool.NAME.options]``."""
+class OfferOptions(BaseModel):
+    """One offer of a pool."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -60,6 +61,26 @@ class PoolOptions(BaseModel):
     region: str = "region"
     stock: int | None = Field(default=None, ge=0)
     """How many machines there are; no limit if absent."""
+
+
+class PoolOptions(OfferOptions):
+    """``[pool.NAME.options]``."""
+
+    offers: tuple[OfferOptions, ...] = ()
+    """Several offers for one pool; what one does not say is as the pool says. Without them, the pool is one offer."""
+
+    def each(self, pool: str) -> dict[str, OfferOptions]:
+        """The offers by what their stock goes by: the pool's name where there is one, else :func:`stock_of`."""
+        if not self.offers:
+            return {pool: self}
+        common = self.model_dump(exclude={"offers"})
+        merged = [OfferOptions(**common | offer.model_dump(exclude_unset=True)) for offer in self.offers]
+        return {stock_of(pool, offer.instance_type, offer.zone, offer.spot): offer for offer in merged}
+
+
+def stock_of(pool: str, instance_type: str, zone: str, spot: bool) -> str:
+    """What the stock of one of several offers of a pool goes by."""
+    return "/".join([pool, instance_type, zone, *(["spot"] if spot else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +99,8 @@ class Machine:
     pool: str
     request_id: RequestId
     host: Host
+    stock: str
+    """Where it was taken from, and goes back to."""
     ordered_at: float
     up_at: float
     """When its broker joins; infinite if it never does."""
@@ -87,6 +110,8 @@ class Machine:
     """When it was given back."""
     releases: int = 0
     """How often it was asked to go."""
+    reported: NodeReport | None = None
+    """The latest report, which stands until the phase changes."""
 
     def lives(self, at: float) -> bool:
         """Whether it runs, or may come to run, and so costs money."""
@@ -99,8 +124,10 @@ class Machine:
             phase = NodePhase.STOPPING
         else:
             phase = NodePhase.STARTING if at < self.up_at else NodePhase.RUNNING
-        detail = self.failure if phase is NodePhase.FAILED else ""
-        return NodeReport(self.node_id, self.pool, self.request_id, self.host, phase, detail)
+        if self.reported is None or self.reported.phase is not phase:
+            detail = self.failure if phase is NodePhase.FAILED else ""
+            self.reported = NodeReport(self.node_id, self.pool, self.request_id, self.host, phase, detail)
+        return self.reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +147,7 @@ class MockCloud:
     loop: Loop | None = None
     instance: MockInstance | None = None
     stock: dict[str, int] = field(default_factory=dict)
-    """Machines that are left, by pool; a pool that is not named has no limit."""
+    """Machines that are left, by pool, or by :func:`stock_of` where it has several offers; none named is no limit."""
     never_boot: set[Host] = field(default_factory=set)
     """Hosts whose machines start and stay in their boot for ever."""
     die_in_boot: set[Host] = field(default_factory=set)
@@ -132,11 +159,17 @@ class MockCloud:
     release_tries: int = 1
     """How often a machine must be released before it goes."""
     calls: list[Call] = field(default_factory=list)
+    keep_calls: bool = True
+    """Whether ``calls`` is kept at all; a long simulation makes millions."""
     machines: dict[NodeId, Machine] = field(default_factory=dict)
     """Every machine there ever was."""
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
+        self._orders: set[RequestId] = set()
+        self._there: dict[NodeId, Machine] = {}
+        self._gone: list[Machine] = []
+        """The machines that were given back, in the order in which they went."""
         self._faults: dict[str, deque[Fault]] = {}
 
     # What happens in the cloud
@@ -152,16 +185,16 @@ class MockCloud:
     def interrupt(self, host: Host, why: str = "interrupted") -> None:
         """A machine ends by itself, as a spot instance does; it stays listed until it is released."""
         with self._lock:
-            for machine in self.living():
-                if machine.host == host:
-                    self._kill_broker(machine)
-                    machine.failed_at, machine.failure = self.now(), why
+            ended = [machine for machine in self.living() if machine.host == host]
+            self._kill_brokers(ended)
+            for machine in ended:
+                machine.failed_at, machine.failure = self.now(), why
 
     def living(self) -> list[Machine]:
         """The machines that cost money now."""
         now = self.now()
         with self._lock:
-            return [machine for machine in self.machines.values() if machine.lives(now)]
+            return [machine for machine in self._there.values() if machine.lives(now)]
 
     def now(self) -> float:
         return self.loop.time() if self.loop is not None else time.monotonic()
@@ -172,7 +205,8 @@ class MockCloud:
     def call(self, method: str, *args: object) -> Iterator[None]:
         """Around each call of a provider: takes it down, and raises the fault that waits for it, before or after."""
         with self._lock:
-            self.calls.append(Call(method, args, self.now()))
+            if self.keep_calls:
+                self.calls.append(Call(method, args, self.now()))
             waiting = self._faults.get(method)
             fault = waiting.popleft() if waiting else None
         if fault is not None and not fault.after:
@@ -181,74 +215,95 @@ class MockCloud:
         if fault is not None:
             raise fault.error
 
-    def left(self, pool: str) -> int | None:
+    def left(self, stock: str) -> int | None:
         with self._lock:
-            return self.stock.get(pool)
+            return self.stock.get(stock)
 
-    def launch(self, order: Order, boot_s: float) -> None:
+    def launch(self, order: Order, boot_s: float, stock: str = "") -> None:
         """Start an order's machines, all or none; an order that exists already is left as it is.
+
+        They are taken from ``stock``, by default the pool's.
 
         Raises:
             NoCapacity: there are not so many.
         """
         with self._lock:
-            if any(machine.request_id == order.request_id for machine in self.machines.values()):
+            if order.request_id in self._orders:
                 return
-            left = self.stock.get(order.pool)
+            stock = stock or order.pool
+            left = self.stock.get(stock)
             if left is not None:
                 if left < len(order.hosts):
-                    raise NoCapacity(f"pool {order.pool}: {len(order.hosts)} machines wanted, {left} left")
-                self.stock[order.pool] = left - len(order.hosts)
+                    raise NoCapacity(f"pool {stock}: {len(order.hosts)} machines wanted, {left} left")
+                self.stock[stock] = left - len(order.hosts)
+            self._orders.add(order.request_id)
+            coming: dict[float, list[Machine]] = {}
             for host in order.hosts:
-                self._boot(order, host, self.boot_s.get(host, boot_s))
+                takes_s = self.boot_s.get(host, boot_s)
+                machine = self._boot(order, host, takes_s, stock)
+                if not (host in self.die_in_boot or host in self.never_boot):
+                    coming.setdefault(takes_s, []).append(machine)
+            if self.loop is not None:
+                for takes_s, machines in coming.items():
+                    self.loop.call_soon_threadsafe(self.loop.call_later, takes_s, self._join, machines)
 
     def list(self, pools: Collection[str]) -> list[NodeReport]:
         """The machines of these pools as they were ``listing_lag_s`` ago."""
         at = self.now() - self.listing_lag_s
         with self._lock:
+            just_gone = takewhile(lambda machine: at < machine.gone_at, reversed(self._gone))
             return [
                 machine.report(at)
-                for machine in self.machines.values()
-                if machine.pool in pools and machine.ordered_at <= at < machine.gone_at
+                for machine in (*self._there.values(), *just_gone)
+                if machine.pool in pools and machine.ordered_at <= at
             ]
 
     def release(self, node_ids: Collection[NodeId]) -> None:
         """Give machines back; unknown ids are fine."""
         now = self.now()
         with self._lock:
+            gone: list[Machine] = []
             for machine in (self.machines[node_id] for node_id in node_ids if node_id in self.machines):
                 machine.releases += 1
                 if machine.releases == self.release_tries:
-                    self._kill_broker(machine)
-                    machine.gone_at = now
-                    if machine.pool in self.stock:
-                        self.stock[machine.pool] += 1
+                    gone.append(machine)
+            self._kill_brokers(gone)
+            for machine in gone:
+                machine.gone_at = now
+                self._gone.append(self._there.pop(machine.node_id))
+                if machine.stock in self.stock:
+                    self.stock[machine.stock] += 1
 
-    def _boot(self, order: Order, host: Host, boot_s: float) -> None:
+    def _boot(self, order: Order, host: Host, boot_s: float, stock: str) -> Machine:
         now = self.now()
         machine = Machine(
             node_id=NodeId(f"{order.request_id}-{host}"),
             pool=order.pool,
             request_id=order.request_id,
             host=host,
+            stock=stock,
             ordered_at=now,
             up_at=math.inf if host in self.never_boot else now + boot_s,
         )
-        self.machines[machine.node_id] = machine
+        self.machines[machine.node_id] = self._there[machine.node_id] = machine
         if host in self.die_in_boot:
             machine.failed_at, machine.failure = now + boot_s, "died in its boot"
-        elif self.loop is not None and host not in self.never_boot:
-            self.loop.call_soon_threadsafe(self.loop.call_later, boot_s, self._join, machine)
+        return machine
 
-    def _join(self, machine: Machine) -> None:
-        if self.instance is not None and machine.lives(self.now()):
-            machine.up_at = self.now()
-            self.instance.join([machine.host])
+    def _join(self, machines: Sequence[Machine]) -> None:
+        now = self.now()
+        up = [machine for machine in machines if machine.lives(now)]
+        for machine in up:
+            machine.up_at = now
+        if self.instance is not None and up:
+            self.instance.join([machine.host for machine in up])
 
-    def _kill_broker(self, machine: Machine) -> None:
-        """End the broker of a machine that is about to end, if it has come up."""
-        if self.loop is not None and self.instance is not None and machine.up_at <= self.now() < machine.failed_at:
-            self.loop.call_soon_threadsafe(self.instance.kill, [machine.host])
+    def _kill_brokers(self, machines: Sequence[Machine]) -> None:
+        """End the brokers of machines that are about to end, if they have come up."""
+        now = self.now()
+        up = [machine.host for machine in machines if machine.up_at <= now < machine.failed_at]
+        if self.loop is not None and self.instance is not None and up:
+            self.loop.call_soon_threadsafe(self.instance.kill, up)
 
 
 class MockProvider:
@@ -259,13 +314,15 @@ class MockProvider:
         self.shrink = options(ProviderOptions, context.options, where).shrink
         self._name = context.name
         self._pools = context.pools
-        self._options = {
-            name: options(PoolOptions, pool.options, f"pool.{name}.options") for name, pool in context.pools.items()
+        self._offers = {
+            name: options(PoolOptions, pool.options, f"pool.{name}.options").each(name)
+            for name, pool in context.pools.items()
         }
         self._cloud = cloud
-        for name, pool_options in self._options.items():
-            if pool_options.stock is not None:
-                cloud.stock.setdefault(name, pool_options.stock)
+        for offers in self._offers.values():
+            for stock, offer in offers.items():
+                if offer.stock is not None:
+                    cloud.stock.setdefault(stock, offer.stock)
 
     def check(self) -> Sequence[Finding]:
         with self._cloud.call("check"):
@@ -273,13 +330,22 @@ class MockProvider:
 
     def offers(self, demand: Demand) -> Sequence[Offer | Refusal]:
         with self._cloud.call("offers", demand):
-            return [self._offer(pool, demand) for pool in self._pools.values()]
+            return [
+                self._offer(pool, demand, stock, offer)
+                for name, pool in self._pools.items()
+                for stock, offer in self._offers[name].items()
+            ]
 
     def launch(self, order: Order, /) -> None:
         with self._cloud.call("launch", order):
             if order.pool not in self._pools:
                 raise InvalidOrder(f"provider {self._name} has no pool {order.pool}")
-            self._cloud.launch(order, self._options[order.pool].boot_s)
+            offers, want = self._offers[order.pool], order.offer
+            stock = stock_of(order.pool, want.instance_type, want.zone, want.spot)
+            stock = stock if stock in offers else order.pool
+            if stock not in offers:
+                raise InvalidOrder(f"pool {order.pool} has no offer {want.instance_type} in {want.zone}")
+            self._cloud.launch(order, offers[stock].boot_s, stock)
 
     def list_nodes(self) -> Sequence[NodeReport]:
         with self._cloud.call("list_nodes"):
@@ -293,15 +359,14 @@ class MockProvider:
         with self._cloud.call("close"):
             pass
 
-    def _offer(self, pool: PoolSpec, demand: Demand) -> Offer | Refusal:
-        of = self._options[pool.name]
+    def _offer(self, pool: PoolSpec, demand: Demand, stock: str, of: OfferOptions) -> Offer | Refusal:
         needed = (("core", pool.cores, demand.cores_per_slot), ("GPU", pool.gpus, demand.gpus_per_slot))
         for what, has, wants in needed:
             if wants > has:
                 return Refusal(pool.name, self._name, f"a slot needs {wants} {what}(s), its nodes have {has}")
         if demand.spot is not None and demand.spot != of.spot:
             return Refusal(pool.name, self._name, f"its nodes are {'spot' if of.spot else 'not spot'}")
-        left = self._cloud.left(pool.name)
+        left = self._cloud.left(stock)
         price = pool.usd_per_node_hour if pool.usd_per_node_hour is not None else of.usd_per_node_hour
         return Offer(
             pool=pool.name,
