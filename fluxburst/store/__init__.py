@@ -1,5 +1,7 @@
 """The records that outlive the service."""
 
-from fluxburst.store.sqlite import LogEntry, Store
+from fluxburst.store.memory import MemoryStore
+from fluxburst.store.protocol import LogEntry, Records
+from fluxburst.store.sqlite import Store
 
-__all__ = ["LogEntry", "Store"]
+__all__ = ["LogEntry", "MemoryStore", "Records", "Store"]

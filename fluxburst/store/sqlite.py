@@ -1,4 +1,4 @@
-"""SQLite (WAL) in the state directory: nodes with versions, orders, settings, and an append-only log.
+"""SQLite (WAL) in the state directory: nodes with versions, orders, the ledger, settings, and an append-only log.
 
 Nothing is written until :meth:`Store.commit`: the controller records a whole step, commits it, and only then acts.
 """
@@ -10,19 +10,31 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from fluxburst.budget import Segment
 from fluxburst.config import private_directory
 from fluxburst.errors import StoreError
-from fluxburst.model import Host, NodeRecord, Offer, OrderRecord, RequestId
+from fluxburst.model import Account, Host, NodeRecord, Offer, OrderRecord, RequestId
 from fluxburst.states import NodeState
+from fluxburst.store.protocol import LogEntry
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
-_SCHEMA = """
+_LEDGER = """
+CREATE TABLE ledger (
+    request_id TEXT NOT NULL, host TEXT NOT NULL, pool TEXT NOT NULL, provider TEXT NOT NULL,
+    user TEXT NOT NULL, bank TEXT NOT NULL, project TEXT NOT NULL, usd_per_node_hour REAL,
+    launched_at REAL NOT NULL, reserved_at REAL NOT NULL, from_at REAL NOT NULL, until_at REAL NOT NULL,
+    increment_s REAL NOT NULL, minimum_s REAL NOT NULL, ended_at REAL,
+    PRIMARY KEY (request_id, host, from_at)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ledger_by_end ON ledger (ended_at);
+"""
+_SCHEMA = f"""
 CREATE TABLE nodes (
     request_id TEXT NOT NULL, host TEXT NOT NULL, pool TEXT NOT NULL, provider TEXT NOT NULL,
     state TEXT NOT NULL, reason TEXT NOT NULL, changed_at REAL NOT NULL, planned_at REAL NOT NULL,
@@ -39,26 +51,41 @@ CREATE TABLE log (
 ) STRICT;
 CREATE INDEX log_by_subject ON log (subject, id);
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+{_LEDGER}
 """
+_FROM_VERSION_1 = (
+    _LEDGER
+    + """
+INSERT INTO ledger
+SELECT request_id, host, pool, provider, '', '', '', usd_per_node_hour, planned_at, planned_at, planned_at, changed_at,
+    1.0, 0.0, CASE WHEN node_id IS NULL AND joined_at IS NULL THEN planned_at ELSE changed_at END
+FROM nodes WHERE state = 'gone';
+"""
+)
+"""What is gone is entered as it was, on nobody's account; the service enters what lives when it starts."""
 
 _NODE_COLUMNS = tuple(field.name for field in dataclasses.fields(NodeRecord))
 _STATE = _NODE_COLUMNS.index("state")
-
-
-@dataclass(frozen=True, slots=True)
-class LogEntry:
-    """One line of the log. ``subject`` is ``job/ID``, ``node/HOST``, ``order/REQUEST``, ``pool/NAME``,
-    ``provider/NAME`` or ``service``.
-    """
-
-    at: float
-    subject: str
-    kind: str
-    data: Mapping[str, Any]
+_node_values = attrgetter(*_NODE_COLUMNS)
+_INSERT_NODE = f"INSERT INTO nodes ({', '.join(_NODE_COLUMNS)}) VALUES ({', '.join('?' * len(_NODE_COLUMNS))})"  # noqa: S608
+_UPDATE_NODE = (
+    f"UPDATE nodes SET {', '.join(f'{column} = ?' for column in _NODE_COLUMNS)} "  # noqa: S608
+    "WHERE request_id = ? AND host = ? AND version = ?"
+)
+_LEDGER_COLUMNS = (
+    *("request_id", "host", "pool", "provider", "user", "bank", "project", "usd_per_node_hour", "launched_at"),
+    *("reserved_at", "from_at", "until_at", "increment_s", "minimum_s", "ended_at"),
+)
+_segment_values = attrgetter(
+    *(f"account.{column}" if column in ("user", "bank", "project") else column for column in _LEDGER_COLUMNS)
+)
+_SAVE_SEGMENT = (
+    f"INSERT OR REPLACE INTO ledger ({', '.join(_LEDGER_COLUMNS)}) VALUES ({', '.join('?' * len(_LEDGER_COLUMNS))})"  # noqa: S608
+)
 
 
 class Store:
-    """The open state directory. One process at a time; one thread.
+    """:class:`~fluxburst.store.protocol.Records` in a state directory. One process at a time; one thread.
 
     Raises:
         StoreError: the directory cannot be used, another service holds it, or its schema is of another version.
@@ -99,42 +126,38 @@ class Store:
             )
 
     def _open_schema(self) -> int:
-        """The schema's version; made now, where the file is new."""
+        """The schema's version; made now where the file is new, brought up where it is older."""
         self._db.execute("PRAGMA journal_mode = WAL")
         # FULL: a record of money spent must survive a power cut, not only the end of the process
         self._db.execute("PRAGMA synchronous = FULL")
         version: int = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-            return SCHEMA_VERSION
-        return version
+        steps = {0: _SCHEMA, 1: _FROM_VERSION_1}
+        if version not in steps:
+            return version
+        self._db.executescript(f"BEGIN; {steps[version]} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        return SCHEMA_VERSION
 
     def close(self) -> None:
-        """Close without committing what is pending."""
         self._db.close()
         os.close(self._lock)
 
     def commit(self) -> None:
-        """Make everything written since the last commit durable, at once or not at all."""
         if self._db.in_transaction:
             self._db.execute("COMMIT")
 
-    def _write(self, statement: str, values: Iterable[Any]) -> sqlite3.Cursor:
+    def _write(self, statement: str, values: Sequence[Any]) -> sqlite3.Cursor:
         if not self._db.in_transaction:
             self._db.execute("BEGIN IMMEDIATE")
-        return self._db.execute(statement, tuple(values))
+        return self._db.execute(statement, values)
 
     def live_nodes(self) -> list[NodeRecord]:
-        """Every record that is not gone, by host."""
         return self._nodes("state != 'gone' ORDER BY host")
 
     def had_node(self, request_id: RequestId, host: Host) -> bool:
-        """Whether there is, or was, a record of this host under this request."""
         query = "SELECT 1 FROM nodes WHERE request_id = ? AND host = ?"
         return self._db.execute(query, (request_id, host)).fetchone() is not None
 
     def node_history(self, limit: int = 1000) -> list[NodeRecord]:
-        """The latest records, gone ones too, in the order in which they were planned."""
         return sorted(self._nodes("1 ORDER BY planned_at DESC LIMIT ?", limit), key=lambda node: node.planned_at)
 
     def _nodes(self, where: str, *values: Any) -> list[NodeRecord]:
@@ -145,25 +168,15 @@ class Store:
         ]
 
     def save_node(self, node: NodeRecord) -> None:
-        """Write one record. Its ``version`` must be one above the stored one, or 1 for a new record.
-
-        Raises:
-            StoreError: someone else changed the record, or its host has another live record.
-        """
-        values = [getattr(node, column) for column in _NODE_COLUMNS]
+        values = _node_values(node)
         if node.version == 1:
-            marks = ", ".join("?" * len(values))
             try:
-                self._write(f"INSERT INTO nodes ({', '.join(_NODE_COLUMNS)}) VALUES ({marks})", values)  # noqa: S608
+                self._write(_INSERT_NODE, values)
             except sqlite3.IntegrityError:
                 raise StoreError(f"{node.host} has a live record already; {node.request_id} cannot take it") from None
             return
-        sets = ", ".join(f"{column} = ?" for column in _NODE_COLUMNS)
-        changed = self._write(
-            f"UPDATE nodes SET {sets} WHERE request_id = ? AND host = ? AND version = ?",  # noqa: S608
-            [*values, node.request_id, node.host, node.version - 1],
-        ).rowcount
-        if changed != 1:
+        changed = self._write(_UPDATE_NODE, (*values, node.request_id, node.host, node.version - 1))
+        if changed.rowcount != 1:
             raise StoreError(f"{node.host} of {node.request_id}: version {node.version - 1} is not the stored one")
 
     def add_order(self, order: OrderRecord) -> None:
@@ -180,7 +193,6 @@ class Store:
         )
 
     def order(self, request_id: RequestId) -> OrderRecord | None:
-        """One order; None when this store never made it."""
         row = self._db.execute("SELECT * FROM orders WHERE request_id = ?", (request_id,)).fetchone()
         if row is None:
             return None
@@ -193,8 +205,22 @@ class Store:
             job_ids=tuple(json.loads(row[5])),
         )
 
+    def save_segment(self, segment: Segment) -> None:
+        self._write(_SAVE_SEGMENT, _segment_values(segment))
+
+    def segments(self, since_at: float) -> list[Segment]:
+        rows = self._db.execute(
+            f"SELECT {', '.join(_LEDGER_COLUMNS)} FROM ledger "  # noqa: S608
+            "WHERE ended_at IS NULL OR ended_at > ? ORDER BY request_id, host, from_at",
+            (since_at,),
+        )
+        found = [dict(zip(_LEDGER_COLUMNS, row, strict=True)) for row in rows]
+        return [
+            Segment(account=Account(*(row.pop(name) for name in ("user", "bank", "project"))), **row) for row in found
+        ]
+
     def log(self, at: float, subject: str, kind: str, **data: Any) -> None:
-        """Append one line; it is never changed afterwards. ``echo`` gets it too."""
+        """Append one line; ``echo`` gets it too."""
         if self._echo is not None:
             self._echo(LogEntry(at, subject, kind, data))
         self._write(
@@ -202,18 +228,29 @@ class Store:
         )
 
     def history(self, subject: str) -> list[LogEntry]:
-        """All lines on one subject, oldest first."""
         rows = self._db.execute("SELECT at, subject, kind, data FROM log WHERE subject = ? ORDER BY id", (subject,))
         return [LogEntry(at, subject, kind, json.loads(data)) for at, subject, kind, data in rows]
 
     def latest(self, subject: str, kind: str) -> LogEntry | None:
-        """The newest line of one kind on one subject."""
         return next((entry for entry in reversed(self.history(subject)) if entry.kind == kind), None)
 
     def setting(self, key: str, default: Any) -> Any:
-        """A small JSON value kept under a name, such as whether buying is paused."""
         row = self._db.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
         return json.loads(row[0]) if row else default
 
     def set_setting(self, key: str, value: Any) -> None:
         self._write("INSERT OR REPLACE INTO settings VALUES (?, ?)", (key, json.dumps(value)))
+
+    def forget(self, before_at: float) -> None:
+        oldest = self._db.execute("SELECT at FROM log ORDER BY id LIMIT 1").fetchone()
+        if oldest is None or oldest[0] >= before_at:
+            return  # no record changes without a line in the log
+        for statement in (
+            # its ids grow with time, so that no line is looked at but those that go
+            "DELETE FROM log WHERE id < coalesce((SELECT id FROM log WHERE at >= ? ORDER BY id LIMIT 1), 1 << 62)",
+            "DELETE FROM nodes WHERE state = 'gone' AND changed_at < ?",
+            "DELETE FROM orders WHERE created_at < ? AND request_id NOT IN (SELECT request_id FROM nodes)",
+            "DELETE FROM ledger WHERE ended_at < ? "
+            "AND (request_id, host) NOT IN (SELECT request_id, host FROM nodes WHERE state != 'gone')",
+        ):
+            self._write(statement, (before_at,))

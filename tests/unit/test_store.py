@@ -7,13 +7,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from fluxburst.budget import Segment
 from fluxburst.errors import ConfigError, StoreError
-from fluxburst.model import Host, JobId, NodeId, NodeRecord, Offer, OrderRecord, RequestId
+from fluxburst.model import Account, Host, JobId, NodeId, NodeRecord, Offer, OrderRecord, RequestId
 from fluxburst.states import NodeState
-from fluxburst.store import LogEntry, Store
+from fluxburst.store import LogEntry, MemoryStore, Records, Store
 
 
 @pytest.fixture
@@ -156,6 +161,79 @@ def test_an_order_comes_back_as_it_was(store: Store) -> None:
     assert store.order(RequestId("b-nosuch")) is None
 
 
+SEGMENT = Segment(
+    RequestId("b-one"), Host("c2-0"), "c2", "gke", Account("alice", "physics", "higgs"), 0.5,
+    launched_at=1.5, reserved_at=2.5, from_at=3.5, until_at=9.5, increment_s=60.0, minimum_s=600.0,
+)  # fmt: skip
+
+
+def test_the_ledger_keeps_every_segment_whole_and_changes_it_in_place(tmp_path: Path) -> None:
+    unpriced = dataclasses.replace(SEGMENT, from_at=9.5, until_at=12.0, usd_per_node_hour=None, account=Account())
+    longer = dataclasses.replace(unpriced, until_at=20.0)
+    with closing(Store(tmp_path)) as store:
+        for segment in (unpriced, SEGMENT, longer):
+            store.save_segment(segment)
+        store.commit()
+    with closing(Store(tmp_path)) as store:
+        assert store.segments(1e9) == [SEGMENT, longer], "live ones, whenever they began"
+
+
+def test_what_has_ended_is_read_only_from_its_end_back(store: Store) -> None:
+    ended = dataclasses.replace(SEGMENT, ended_at=8.0)
+    store.save_segment(SEGMENT)
+    store.save_segment(ended)
+    assert store.segments(7.9) == [ended]
+    assert store.segments(8.0) == []
+
+
+VERSION_1 = """
+CREATE TABLE nodes (
+    request_id TEXT NOT NULL, host TEXT NOT NULL, pool TEXT NOT NULL, provider TEXT NOT NULL,
+    state TEXT NOT NULL, reason TEXT NOT NULL, changed_at REAL NOT NULL, planned_at REAL NOT NULL,
+    node_id TEXT, joined_at REAL, stop_sent_at REAL, usd_per_node_hour REAL, version INTEGER NOT NULL,
+    PRIMARY KEY (request_id, host)
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX one_live_node_a_host ON nodes (host) WHERE state != 'gone';
+CREATE TABLE orders (
+    request_id TEXT PRIMARY KEY, pool TEXT NOT NULL, hosts TEXT NOT NULL, offer TEXT NOT NULL,
+    created_at REAL NOT NULL, job_ids TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE log (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, subject TEXT NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL
+) STRICT;
+CREATE INDEX log_by_subject ON log (subject, id);
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO nodes VALUES
+    ('b-1', 'c2-0', 'c2', 'gke', 'gone', 'idle', 50.0, 10.0, 'i-1', 20.0, 40.0, 0.25, 9),
+    ('b-2', 'c2-1', 'c2', 'gke', 'gone', 'launch failed', 50.0, 10.0, NULL, NULL, NULL, 0.25, 3),
+    ('b-3', 'c2-0', 'c2', 'gke', 'joined', '', 70.0, 60.0, 'i-2', 70.0, NULL, NULL, 4);
+INSERT INTO settings VALUES ('paused', 'true');
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_file_of_version_1_is_brought_up_once_with_what_it_knows(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "state.sqlite")) as database:
+        database.executescript(VERSION_1)
+    for _ in range(2):
+        with closing(Store(tmp_path)) as store:
+            assert [(node.host, node.version) for node in store.live_nodes()] == [("c2-0", 4)]
+            assert store.setting("paused", False) is True
+            assert [
+                (one.request_id, one.account, one.usd_per_node_hour, one.from_at, one.ended_at)
+                for one in store.segments(0.0)
+            ] == [("b-1", Account(), 0.25, 10.0, 50.0), ("b-2", Account(), 0.25, 10.0, 10.0)]
+
+
+def test_a_file_that_was_brought_up_has_the_tables_of_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir(mode=0o700)
+    with closing(sqlite3.connect(tmp_path / "old" / "state.sqlite")) as database:
+        database.executescript(VERSION_1)
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
+    with closing(Store(tmp_path / "old")) as old, closing(Store(tmp_path / "new")) as new:
+        assert stranger(old, query) == stranger(new, query)
+
+
 def test_the_log_keeps_its_order_by_subject_and_is_echoed(tmp_path: Path) -> None:
     echoed: list[LogEntry] = []
     entries = [
@@ -210,7 +288,7 @@ def test_a_file_of_another_version_is_left_alone_with_the_way_out(tmp_path: Path
     with closing(sqlite3.connect(tmp_path / "state.sqlite")) as database:
         database.execute("PRAGMA user_version = 99")
     for _ in range(2):  # the lock is free again after the refusal
-        with pytest.raises(StoreError, match=r"schema 99, this one has 1\); run that version, or name an empty"):
+        with pytest.raises(StoreError, match=r"schema 99, this one has 2\); run that version, or name an empty"):
             Store(tmp_path)
 
 
@@ -238,3 +316,173 @@ def test_a_directory_that_cannot_be_made_is_named_with_the_way_out(tmp_path: Pat
 
 def test_the_directory_is_the_owners_alone(store: Store) -> None:
     assert store.directory.stat().st_mode & 0o077 == 0
+
+
+def test_what_is_older_is_forgotten_and_what_lives_is_kept_whole(store: Store) -> None:
+    long_gone, just_gone, lives = (
+        dataclasses.replace(record(host, request, state=state), changed_at=at, planned_at=1.0)
+        for host, request, state, at in (
+            ("c2-0", "b-old", "gone", 10.0),
+            ("c2-0", "b-new", "gone", 100.0),
+            ("c2-1", "b-live", "joined", 10.0),
+        )
+    )
+    for node in (long_gone, just_gone, lives):
+        store.save_node(node)
+        store.add_order(dataclasses.replace(ORDER, request_id=node.request_id, created_at=1.0))
+        for ended_at in (5.0, 10.0) if node is lives else (node.changed_at,):
+            store.save_segment(segment(node, from_at=ended_at - 1, ended_at=ended_at))
+        store.log(node.changed_at, f"order/{node.request_id}", "of a node")
+    store.log(9.0, "job/1", "told late")
+    store.log(100.0, "job/1", "new")
+    store.forget(100.0)
+    assert {node.request_id for node in store.node_history()} == {"b-new", "b-live"}
+    assert store.order(RequestId("b-old")) is None
+    assert store.order(RequestId("b-new")) is not None
+    assert store.order(RequestId("b-live")) is not None
+    assert [(one.request_id, one.ended_at) for one in store.segments(0.0)] == [
+        ("b-live", 5.0),
+        ("b-live", 10.0),
+        ("b-new", 100.0),
+    ]
+    assert [store.history(f"order/{request}") != [] for request in ("b-old", "b-new")] == [False, True]
+    store.forget(1000.0)
+    assert store.history("job/1") == []
+    assert [node.request_id for node in store.node_history()] == ["b-live"]
+
+
+def segment(node: NodeRecord, *, from_at: float, ended_at: float) -> Segment:
+    return Segment(
+        node.request_id,
+        node.host,
+        node.pool,
+        node.provider,
+        Account(),
+        0.5,
+        0.0,
+        0.0,
+        from_at,
+        ended_at,
+        ended_at=ended_at,
+    )
+
+
+def test_a_store_in_memory_holds_what_one_on_disk_does() -> None:
+    with closing(MemoryStore()) as store:
+        store.save_node(record())
+        store.add_order(ORDER)
+        store.set_setting("paused", True)
+        store.log(1.0, "job/1", "moved", queue="c2")
+        store.commit()
+        store.save_node(dataclasses.replace(FULL, version=2))
+        assert store.live_nodes() == [dataclasses.replace(FULL, version=2)]
+        assert store.order(ORDER.request_id) == ORDER
+        assert store.setting("paused", False) is True
+        assert store.history("job/1") == [LogEntry(1.0, "job/1", "moved", {"queue": "c2"})]
+
+
+HOSTS = ("c2-0", "c2-1", "c2-2")
+REQUESTS = ("b-one", "b-two", "b-three")
+TIMES = st.integers(0, 20).map(float)
+NODES = st.builds(
+    record,
+    st.sampled_from(HOSTS),
+    st.sampled_from(REQUESTS),
+    st.integers(1, 4),
+    st.sampled_from(["planned", "joined", "gone"]),
+)
+SEGMENTS = st.builds(
+    lambda host, request, from_at, ended_at: dataclasses.replace(
+        SEGMENT, host=host, request_id=request, from_at=from_at, ended_at=ended_at
+    ),
+    st.sampled_from(HOSTS),
+    st.sampled_from(REQUESTS),
+    TIMES,
+    st.none() | TIMES,
+)
+ORDERS = st.builds(
+    lambda request, at: dataclasses.replace(ORDER, request_id=request, created_at=at), st.sampled_from(REQUESTS), TIMES
+)
+DATA = st.dictionaries(st.sampled_from("xyz"), st.integers() | st.tuples(st.text()) | st.none())
+SUBJECTS = ("job/1", "node/c2-0", "service")
+
+
+class SameRecords(RuleBasedStateMachine):
+    """The store on disk and the one in memory, told the same and asked the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._directory = TemporaryDirectory(prefix="fb-")
+        self._disk, self._memory = Store(Path(self._directory.name)), MemoryStore()
+        self._at = 0.0
+
+    def teardown(self) -> None:
+        self._disk.close()
+        self._directory.cleanup()
+
+    @rule(node=NODES, at=TIMES)
+    def save_node(self, node: NodeRecord, at: float) -> None:
+        node = dataclasses.replace(node, changed_at=at)
+        live = {one.host: one.request_id for one in self._disk.live_nodes()}
+        if live.get(node.host, node.request_id) != node.request_id and node.version > 1:
+            return  # what is gone does not come back
+        outcomes = []
+        for store in (self._disk, self._memory):
+            try:
+                store.save_node(node)
+                outcomes.append("")
+            except StoreError as error:
+                outcomes.append(str(error))
+        assert outcomes[0] == outcomes[1]
+
+    @rule(order=ORDERS)
+    def add_order(self, order: OrderRecord) -> None:
+        if self._disk.order(order.request_id) is None:
+            self._disk.add_order(order)
+            self._memory.add_order(order)
+
+    @rule(segment=SEGMENTS)
+    def save_segment(self, segment: Segment) -> None:
+        self._disk.save_segment(segment)
+        self._memory.save_segment(segment)
+
+    @rule(subject=st.sampled_from(SUBJECTS), later=st.integers(-2, 4), data=DATA)
+    def log(self, subject: str, later: int, data: dict[str, object]) -> None:
+        self._at += later
+        self._disk.log(self._at, subject, "kind", **data)
+        self._memory.log(self._at, subject, "kind", **data)
+
+    @rule(key=st.sampled_from("ab"), value=st.none() | st.booleans() | st.lists(st.integers()))
+    def set_setting(self, key: str, value: object) -> None:
+        self._disk.set_setting(key, value)
+        self._memory.set_setting(key, value)
+
+    @rule(before_at=TIMES)
+    def forget(self, before_at: float) -> None:
+        self._disk.forget(before_at)
+        self._memory.forget(before_at)
+
+    @rule()
+    def commit(self) -> None:
+        self._disk.commit()
+        self._memory.commit()
+
+    @invariant()
+    def tell_the_same(self) -> None:
+        assert self._told(self._disk) == self._told(self._memory)
+
+    @staticmethod
+    def _told(store: Records) -> list[object]:
+        return [
+            store.live_nodes(),
+            sorted((node.request_id, node.host, node) for node in store.node_history()),
+            [store.had_node(RequestId(request), Host(host)) for request in REQUESTS for host in HOSTS],
+            [store.order(RequestId(request)) for request in REQUESTS],
+            [store.segments(since_at) for since_at in (0.0, 10.0)],
+            [(store.history(subject), store.latest(subject, "kind")) for subject in SUBJECTS],
+            [store.setting(key, "default") for key in "ab"],
+        ]
+
+
+TestSameRecords = SameRecords.TestCase
+TestSameRecords.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
