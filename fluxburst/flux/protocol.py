@@ -77,9 +77,13 @@ JOB_EVENTS = (
     "clean",
     "memo",
     "jobspec-update",
+    "annotations",
 )
 """The job events that are delivered, and no others.
 
+``annotations`` has all that a job is annotated with now, or null when that is nothing any more; it is told live only,
+as no event log keeps it. In it the scheduler may forecast the job's start (RFC 27: ``sched.t_estimate``). What it says
+may be stale: nothing tells of the end of a forecast for a job whose owner has annotations of his own, such as a memo.
 ``depend`` means that all dependencies are met. ``invalidate`` follows ``submit`` at once when the job manager refuses
 the job after all, such as for a dependency on an unknown job; nothing comes after it, not even ``clean`` (RFC 21).
 """

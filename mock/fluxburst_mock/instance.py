@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -33,7 +33,7 @@ from fluxburst.flux.protocol import (
 )
 from fluxburst.flux.render import bootstrap_hosts, shapes
 from fluxburst.model import Demand, Host, HostShare, InstanceFacts, JobId
-from fluxburst_mock.scheduler import SCHEDULERS, Allocated, Node, Request
+from fluxburst_mock.scheduler import SCHEDULERS, Allocated, Forecast, Node, Request
 
 T = TypeVar("T")
 
@@ -98,6 +98,8 @@ class Job:
     allocation: tuple[HostShare, ...] = ()
     waits_for: set[JobId] = field(default_factory=set)
     timer: Timer | None = None
+    forecast: bool = False
+    """The scheduler has said when it will start."""
 
     @property
     def queue(self) -> str:
@@ -108,8 +110,8 @@ class Job:
 class Leaving:
     """A broker that was told to end, or was ended, and is not offline yet. ``note`` is what its jobs are told."""
 
+    node: Node
     note: str
-    timer: Timer
     dead: bool = False
 
 
@@ -120,7 +122,9 @@ class MockInstance:
     and the default queue in ``[policy]`` are read. ``scheduler`` is ``fifo`` (flux-core's sched-simple) or ``easy``
     (Fluxion). Named queues are stopped, as in Flux, but for those in ``started``. ``frobnicate`` may amend a jobspec at
     ingest, between Flux's own ``defaults`` and ``constraints``; a ValueError refuses the job. ``wall`` gives POSIX
-    seconds. ``latency_s`` is how long a request takes to arrive, and its answer to come back.
+    seconds. ``latency_s`` is how long a request takes to arrive, and its answer to come back. Without ``keep_past``
+    ended jobs are kept only if they failed, as they may be submitted again, and a new subscriber is told the present
+    state of the resources for their past.
 
     What users and machines do happens at once and raises :class:`~fluxburst.errors.InstanceError` in Flux's own words.
     """
@@ -136,6 +140,7 @@ class MockInstance:
         wall: Callable[[], float] = time.time,
         owner_uid: int = 1000,
         latency_s: float = 0.001,
+        keep_past: bool = True,
     ) -> None:
         self.loop = loop
         self.latency_s = latency_s
@@ -158,7 +163,10 @@ class MockInstance:
         self._default_queue = str(system_defaults.get("queue", ""))
         self.facts = InstanceFacts(VERSION, owner_uid, hosts, config, tuple(named))
         self._active: dict[JobId, Job] = {}
+        self._keep_past = keep_past
+        self._ended: set[JobId] = set()
         self._inactive: dict[JobId, Job] = {}
+        """Those of them that are kept."""
         # Ids as large and as far apart as Flux's own (RFC 19).
         self._ids = (JobId(number << 24) for number in itertools.count(1))
         self._dependents: dict[JobId, list[Job]] = {}
@@ -198,11 +206,18 @@ class MockInstance:
 
     def history(self) -> Iterable[InstanceEvent]:
         """What a new subscriber is told first. As in Flux, jobs come in no order, and with their jobspec of today."""
-        yield from self._resource_log
+        yield from self._resource_log if self._keep_past else self._resource_state()
         for job in sorted(self._active.values(), key=lambda job: job.id * 0x9E3779B97F4A7C15 % (1 << 64)):
             for event in job.events:
                 yield dataclasses.replace(event, jobspec=job.spec) if event.name == "submit" else event
         yield CaughtUp(self.wall())
+
+    def _resource_state(self) -> Iterator[ResourceEvent]:
+        now = self.wall()
+        yield ResourceEvent("online", now, tuple(node.host for node in self._nodes.values() if node.online))
+        for node in self._nodes.values():
+            if node.drained is not None:
+                yield ResourceEvent("drain", now, (node.host,), node.drained)
 
     def call(self, method: str, payload: Mapping[str, Any], caller: Caller | None = None) -> Mapping[str, Any]:
         """What the service ``burst`` answers to ``burst.METHOD``; the instance owner asks unless ``caller`` is given.
@@ -345,7 +360,7 @@ class MockInstance:
         nodes = self._lookup_nodes(hosts)
         for node in nodes:
             if node.host in self._leaving:
-                self._offline(node)
+                self._offline([self._leaving[node.host]])
         joined = [node for node in nodes if not node.online]
         for node in joined:
             node.online = True
@@ -361,24 +376,34 @@ class MockInstance:
         self._end(hosts, lambda node: f"node failure on {node.host} (rank {node.rank})")
 
     def _end(self, hosts: Iterable[Host], note: Callable[[Node], str]) -> None:
+        together: list[Leaving] = []
         for node in self._lookup_nodes(hosts):
             if node.host == self._lead:
                 raise ValueError("the lead's end is the instance's")
             if node.online and node.host not in self._leaving:
-                self._leaving[node.host] = Leaving(note(node), self.loop.call_later(LEAVE_S, self._die, node))
+                self._leaving[node.host] = Leaving(node, note(node))
+                together.append(self._leaving[node.host])
+        if together:
+            self.loop.call_later(LEAVE_S, self._die, together)
 
-    def _die(self, node: Node) -> None:
-        leaving = self._leaving[node.host]
-        leaving.dead = True
-        leaving.timer = self.loop.call_later(OFFLINE_S, self._offline, node)
-        self._fail_jobs(node, leaving.note)
+    def _die(self, together: Collection[Leaving]) -> None:
+        for leaving in self._still(together):
+            leaving.dead = True
+            self._fail_jobs(leaving.node, leaving.note)
+        self.loop.call_later(OFFLINE_S, self._offline, together)
 
-    def _offline(self, node: Node) -> None:
-        leaving = self._leaving.pop(node.host)
-        leaving.timer.cancel()
-        self._fail_jobs(node, leaving.note)
-        node.online = False
-        self._nodes_changed("offline", [node])
+    def _offline(self, together: Collection[Leaving]) -> None:
+        ended = self._still(together)
+        for leaving in ended:
+            del self._leaving[leaving.node.host]
+            self._fail_jobs(leaving.node, leaving.note)
+            leaving.node.online = False
+        if ended:
+            self._nodes_changed("offline", [leaving.node for leaving in ended])
+
+    def _still(self, together: Collection[Leaving]) -> list[Leaving]:
+        """Those that have not come up again before they were noticed to be gone."""
+        return [leaving for leaving in together if self._leaving.get(leaving.node.host) is leaving]
 
     def _fail_jobs(self, node: Node, note: str) -> None:
         for job_id in sorted(self._on_host[node.host]):
@@ -390,7 +415,8 @@ class MockInstance:
         self._scheduler.nodes_changed(nodes)
         self._kick()
         event = ResourceEvent(name, self.wall(), tuple(node.host for node in nodes), reason)
-        self._resource_log.append(event)
+        if self._keep_past:
+            self._resource_log.append(event)
         self._deliver(event)
 
     def _lookup_nodes(self, hosts: Iterable[Host]) -> list[Node]:
@@ -430,7 +456,7 @@ class MockInstance:
             if other in self._active:
                 job.waits_for.add(other)
                 self._dependents.setdefault(other, []).append(job)
-            elif other not in self._inactive:
+            elif other not in self._ended:
                 raise InstanceError(f"dependency: afterany: id {value}: job not found")
 
     def _validated(self, job: Job) -> None:
@@ -468,12 +494,26 @@ class MockInstance:
         self._pass = None
         for outcome in self._scheduler.schedule(self.wall()):
             job = self._active[outcome.job_id]
-            if isinstance(outcome, Allocated):
+            if isinstance(outcome, Forecast):
+                self._annotate(job, outcome.at)
+            elif isinstance(outcome, Allocated):
                 self._allocate(job, outcome.shares)
             else:
                 self._fail(job, "alloc", outcome.note)
 
+    def _annotate(self, job: Job, at: float | None) -> None:
+        """Tell when the scheduler will start a job; no event log keeps it."""
+        job.forecast = at is not None
+        sched = {} if at is None else {"sched": {"t_estimate": at, "selection_type": "reserved"}}
+        self._tell_annotations(job, sched)
+
+    def _tell_annotations(self, job: Job, sched: Mapping[str, Any]) -> None:
+        annotations = {**({"user": dict(job.memo)} if job.memo else {}), **sched}
+        self._deliver(JobEvent(job.id, "annotations", self.wall(), {"annotations": annotations or None}))
+
     def _allocate(self, job: Job, shares: tuple[HostShare, ...]) -> None:
+        if job.forecast:
+            self._tell_annotations(job, {"sched": {"selection_type": "reserved"}})
         job.state = State.RUN
         job.allocation = shares
         for share in shares:
@@ -523,7 +563,10 @@ class MockInstance:
 
     def _clean(self, job: Job) -> None:
         job.state = State.INACTIVE
-        self._inactive[job.id] = self._active.pop(job.id)
+        self._ended.add(job.id)
+        del self._active[job.id]
+        if self._keep_past or any(event.name == "exception" for event in job.events):
+            self._inactive[job.id] = job
         self._post(job, "clean")
         job.events.clear()
         for dependent in self._dependents.pop(job.id, ()):
@@ -554,7 +597,7 @@ class MockInstance:
             raise InstanceError(f"'{name}' is not a valid queue" if name else "a named queue is required") from None
 
     def _lookup(self, job_id: JobId) -> Job:
-        if job_id in self._inactive:
+        if job_id in self._ended:
             raise InstanceError("job is inactive")
         return self._known(job_id)
 

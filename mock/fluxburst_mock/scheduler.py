@@ -78,6 +78,14 @@ class Denied:
     note: str
 
 
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """When a job that waits will start; None takes back what was said before."""
+
+    job_id: JobId
+    at: float | None
+
+
 class Scheduler(Protocol):
     def add(self, request: Request) -> None: ...
     def remove(self, job_id: JobId) -> None:
@@ -92,7 +100,7 @@ class Scheduler(Protocol):
     def infeasible(self, demand: Demand) -> str:
         """Why the instance could never run this, down nodes counted in; empty when it could."""
 
-    def schedule(self, now: float) -> Iterator[Allocated | Denied]:
+    def schedule(self, now: float) -> Iterator[Allocated | Denied | Forecast]:
         """Decide what can be decided at POSIX time ``now``. Requests may come and go while it is iterated."""
 
 
@@ -312,7 +320,8 @@ class Easy:
     """Fluxion with the policy ``easy``.
 
     A job that wants more nodes than there are waits for ever, one that wants more slots is denied, as in Fluxion 0.54.
-    Its habit of denying a job while all time is taken by a reservation without an end is not copied.
+    Its habit of denying a job while all time is taken by a reservation without an end is not copied. It forecasts the
+    start of the job that has a reservation, in whole seconds.
     """
 
     def __init__(self, nodes: Sequence[Node], queue_depth: int = 32) -> None:
@@ -323,6 +332,8 @@ class Easy:
         self._ends: list[tuple[float, JobId]] = []
         self._end_of: dict[JobId, float] = {}
         self._reservations: dict[str, Reservation] = {}
+        self._forecasts: dict[str, Forecast] = {}
+        """What was said last in each queue."""
         self._epoch = 0
         self.infeasible = cache(self._infeasible)  # what nodes have never changes
 
@@ -333,6 +344,8 @@ class Easy:
     def remove(self, job_id: JobId) -> None:
         request = self._waiting.pop(job_id, None)
         if request is not None:
+            if request.queue in self._forecasts and self._forecasts[request.queue].job_id == job_id:
+                del self._forecasts[request.queue]
             queue = self._queues[request.queue]
             del queue[bisect_left(queue, (request.rank, job_id))]
 
@@ -349,11 +362,13 @@ class Easy:
         possible = sum(places_in(demand, node, (node.cores, node.gpus)) for node in nodes)
         return "" if possible >= places_wanted(demand) else "Unsatisfiable request"
 
-    def schedule(self, now: float) -> Iterator[Allocated | Denied]:
+    def schedule(self, now: float) -> Iterator[Allocated | Denied | Forecast]:
         for queue in self._queues.values():
             yield from self._schedule_queue(queue, now)
 
-    def _schedule_queue(self, queue: list[tuple[tuple[int, int], JobId]], now: float) -> Iterator[Allocated | Denied]:
+    def _schedule_queue(
+        self, queue: list[tuple[tuple[int, int], JobId]], now: float
+    ) -> Iterator[Allocated | Denied | Forecast]:
         reservation: Reservation | None = None
         blocked: set[tuple[Demand, bool]] = set()
         position = 0
@@ -377,8 +392,19 @@ class Easy:
             else:
                 if not blocked:
                     reservation = self._reserve(request)
+                    yield from self._forecast(request, reservation)
                 blocked.add((request.shape, delays))
                 position += 1
+
+    def _forecast(self, request: Request, reservation: Reservation | None) -> Iterator[Forecast]:
+        said = self._forecasts.pop(request.queue, None)
+        at = None if reservation is None else float(math.floor(reservation.at))
+        if said is not None and said.job_id in self._waiting and (at is None or said.job_id != request.job_id):
+            yield Forecast(said.job_id, None)
+        if at is not None:
+            now = self._forecasts[request.queue] = Forecast(request.job_id, at)
+            if now != said:
+                yield now
 
     def _reserve(self, request: Request) -> Reservation | None:
         """When and where the job could start if the running jobs end when they must; None when only more nodes help."""

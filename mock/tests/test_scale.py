@@ -59,7 +59,7 @@ def test_ten_thousand_jobs_end_with_bounded_work_for_each(
         return choose(*args)
 
     def tell(event: InstanceEvent) -> None:
-        if isinstance(event, JobEvent):
+        if isinstance(event, JobEvent) and event.name != "annotations":  # no part of a job's life
             told[event.name] += 1
 
     monkeypatch.setattr(Domain, "choose", counted)

@@ -40,7 +40,7 @@ def request(
 def started(scheduler: Scheduler, now: float = 0.0) -> list[int]:
     outcomes = list(scheduler.schedule(now))
     assert not any(isinstance(outcome, Denied) for outcome in outcomes)
-    return [outcome.job_id for outcome in outcomes]
+    return [outcome.job_id for outcome in outcomes if isinstance(outcome, Allocated)]
 
 
 def shares(scheduler: Scheduler, *requests: Request) -> list[tuple[HostShare, ...]]:

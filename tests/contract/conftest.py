@@ -84,3 +84,20 @@ def queues(request: pytest.FixtureRequest, open_harness: Open) -> Iterator[Harne
 def any_policy(request: pytest.FixtureRequest, open_harness: Open) -> Iterator[Harness]:
     """Named queues, under Fluxion's default policy too."""
     yield from _clean(open_harness(*request.param))
+
+
+@pytest.fixture(params=backends("queue", "easy", "fluxion-easy"))
+def easy(request: pytest.FixtureRequest, open_harness: Open) -> Iterator[Harness]:
+    """EASY backfilling."""
+    yield from _clean(open_harness(*request.param))
+
+
+@pytest.fixture(params=backends("queue", "sched-simple"))
+def simple(request: pytest.FixtureRequest, open_harness: Open) -> Iterator[Harness]:
+    """flux-core's own scheduler; the mock's does not forecast."""
+    yield from _clean(open_harness(*request.param))
+
+
+@pytest.fixture(params=backends("queue", "fluxion-fcfs"))
+def fcfs(request: pytest.FixtureRequest, open_harness: Open) -> Iterator[Harness]:
+    yield from _clean(open_harness(*request.param))

@@ -48,7 +48,17 @@ def wait(harness: Harness, future: Future[T]) -> T:
 
 
 def names(harness: Harness, job_id: JobId) -> list[str]:
-    return [event.name for event in harness.job_events(job_id)]
+    """The job's events, but for what its scheduler annotates it with, which each does in its own way."""
+    return [event.name for event in harness.job_events(job_id) if event.name != "annotations"]
+
+
+def forecasts(harness: Harness, job_id: JobId) -> list[float | None]:
+    """What the scheduler has said about the job's start, from first to last; None where it took that back."""
+    return [
+        ((event.context["annotations"] or {}).get("sched") or {}).get("t_estimate")
+        for event in harness.job_events(job_id)
+        if event.name == "annotations"
+    ]
 
 
 def event(harness: Harness, job_id: JobId, name: str) -> JobEvent:
