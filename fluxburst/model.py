@@ -236,7 +236,8 @@ class Verdict:
     """The plan's answer for one job, with its reason in one line and, for refusals, one reason a pool.
 
     ``hosts`` are the booked hosts: up, coming, or newly ordered; with WAIT, those that are busy and expected to be free
-    at ``until_at``. ``fix`` says what would have to change for a better answer; empty where nothing has to.
+    at ``until_at``. ``fix`` says what would have to change for a better answer; empty where nothing has to. Equal
+    verdicts say the same; when they end, and the fix, may differ.
     """
 
     kind: VerdictKind
@@ -244,9 +245,9 @@ class Verdict:
     pool: str = ""
     hosts: tuple[Host, ...] = ()
     usd_per_hour: float | None = None
-    until_at: float | None = None
+    until_at: float | None = field(default=None, compare=False)
     pool_reasons: tuple[tuple[str, str], ...] = ()
-    fix: str = ""
+    fix: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +267,36 @@ class NodeRecord:
     stop_sent_at: float | None = None
     usd_per_node_hour: float | None = None
     version: int = 0
+
+    def next(
+        self,
+        state: NodeState | None = None,
+        reason: str = "",
+        changed_at: float = 0.0,
+        *,
+        node_id: NodeId | None = None,
+        joined_at: float | None = None,
+        stop_sent_at: float | None = None,
+    ) -> NodeRecord:
+        """Its next version: in another state, if one is given; of the rest, what is None stays."""
+        if state is None:
+            state, reason, changed_at = self.state, self.reason, self.changed_at
+        # in the order of the fields: dataclasses.replace takes twice as long, and a node changes a dozen times
+        return NodeRecord(
+            self.host,
+            self.pool,
+            self.provider,
+            self.request_id,
+            state,
+            reason,
+            changed_at,
+            self.planned_at,
+            self.node_id if node_id is None else node_id,
+            self.joined_at if joined_at is None else joined_at,
+            self.stop_sent_at if stop_sent_at is None else stop_sent_at,
+            self.usd_per_node_hour,
+            self.version + 1,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,9 +65,10 @@ class Resident:
 class FleetNode:
     """One node that is up or on its way, with what nobody holds of it now.
 
-    ``at`` is when it can be used: 0 when it is up, else when its broker is expected. ``end_at`` is when what runs there
-    is expected to have ended (0: nothing runs). ``paid_until_at`` is how long the ledger has it reserved for.
-    ``whole`` is False once anyone holds a part of it.
+    ``at`` is when it can be used: 0 when it is up, else when its broker is expected, at ``latest_at`` at the latest.
+    ``end_at`` is when what runs there is expected to have ended (0: nothing runs). ``paid_until_at`` is how long the
+    ledger has it reserved for. ``whole`` is False once anyone holds a part of it. ``usd_per_node_hour`` is what it was
+    bought at, and whether on ``spot``.
     """
 
     host: Host
@@ -76,8 +77,11 @@ class FleetNode:
     whole: bool
     up: bool
     at: float = 0.0
+    latest_at: float = 0.0
     end_at: float = 0.0
     paid_until_at: float = 0.0
+    usd_per_node_hour: float | None = None
+    spot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,9 @@ class PoolState:
     ``declared`` is all its hosts with their ranks; ``fleet`` those that are up or coming; ``free`` those that may be
     ordered now, in order. ``failing`` is True after a launch or boot failed, until a node serves again: then every
     job's nodes are ordered apart. ``closed`` says why nothing may be bought in it now (empty: it may),
-    ``closed_until_at`` until when. ``overhead_s`` is what a node's reserved life has beyond its jobs: the longest boot,
-    idling and stopping.
+    ``closed_until_at`` until when, ``closed_fix`` what would open it before. ``boot_s`` and ``tail_s`` are what a
+    node's reserved life has before and after its jobs at the most: the join timeout; idling and stopping.
+    ``least_s`` is how long it lives at the least once it is up.
     """
 
     name: str
@@ -99,11 +104,15 @@ class PoolState:
     declared: Mapping[Host, int]
     fleet: tuple[FleetNode, ...] = ()
     free: tuple[Host, ...] = ()
-    max_nodes: int | None = None
     failing: bool = False
     closed: str = ""
     closed_until_at: float | None = None
-    overhead_s: float = 0.0
+    closed_fix: str = ""
+    boot_s: float = 0.0
+    tail_s: float = 0.0
+    least_s: float = 0.0
+    billing_increment_s: float = 1.0
+    billing_minimum_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +120,8 @@ class Quote:
     """An offer as the planner sees it. ``offer.usd_per_node_hour`` is the price after the site's rules.
 
     ``join_s`` and ``join_p90_s`` are measured where there are ``samples``, the provider's guess before. ``closed`` is
-    why it must not be bought now (its cooldown's reason), ``closed_until_at`` until when.
+    why it must not be bought now (its cooldown's reason), ``closed_until_at`` until when. ``rank`` is the place that
+    the site's plugins gave it, lowest first; equal where they gave none, and cost decides.
     """
 
     offer: Offer
@@ -120,6 +130,7 @@ class Quote:
     samples: int = 0
     closed: str = ""
     closed_until_at: float | None = None
+    rank: int = 0
 
 
 class Market(Protocol):
@@ -197,12 +208,13 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """``[policy]`` as the planner needs it, and ``[limits] usd_per_job``."""
+    """``[policy]`` and ``[limits]`` as the planner needs them."""
 
     min_wait_s: float = 0.0
     max_usd_per_hour_saved: float | None = None
     assume_duration_s: float = 3600.0
     usd_per_job: float | None = None
+    assume_usd_per_node_hour: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +243,10 @@ class Moment:
 class Plan:
     """``asks`` are the questions that have to be answered before ``undecided`` jobs get more than a passing verdict.
 
-    ``verdicts`` has one for every request; ``changed`` are the jobs whose verdict differs from the one in the planner's
-    plan before. ``booked`` is every host that some verdict counts on. ``again_at`` is when time alone may change
-    something. ``unmet`` are the pools whose warm nodes could not all be had, with the reason.
+    ``verdicts`` has one for every request, and may be the planner's own mapping, see :class:`Planner`. ``changed`` are
+    the jobs whose verdict differs from the one in the planner's plan before. ``booked`` is every host that some verdict
+    counts on. ``again_at`` is when time alone may change something. ``unmet`` are the pools whose warm nodes could not
+    all be had, with the reason.
     """
 
     verdicts: Mapping[JobId, Verdict]
@@ -251,4 +264,8 @@ class Planner(Protocol):
     """Decides. ``fluxburst.plan.Packer`` is ours; ``fluxburst.simulate.policies`` has others to compare with."""
 
     def plan(self, moment: Moment) -> Plan:
-        """Give every request its verdict, and say what to buy. The same moments in the same order, the same plans."""
+        """Give every request its verdict, and say what to buy. The same moments in the same order, the same plans.
+
+        A plan's ``verdicts`` and ``booked`` may be live views of what the planner knows: they are as the latest plan
+        left them, so who compares two plans copies the first one's before it asks for the second.
+        """

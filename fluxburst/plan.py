@@ -1,492 +1,249 @@
-"""Demands, fleet, offers and limits in; a verdict for every job and the purchases out. Pure: no clock, no I/O.
+"""The planner: what is asked for, what there is, what may be spent: in; a verdict for every job, and purchases: out.
 
-The first plan is simple: jobs in the scheduler's order (priority, then age), a whole job in one pool, nodes that are
-up or coming before new ones, the first acceptable offer in order of price. What differs between jobs is only their
-:class:`Request`; equal requests that failed once in a plan are not tried again: what can be bought only shrinks, and
-room left over on nodes bought meanwhile is for the next plan, which gives it to the first of them.
+Pure: no clock, no I/O. docs/decisions/0006-deciding.md tells the order in which it decides, and why.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import heapq
+from collections.abc import Iterable, Iterator
 
-from fluxburst import durations, jobspec
-from fluxburst.model import Demand, Host, JobId, Offer, Refusal, Verdict, VerdictKind
+from fluxburst import durations
+from fluxburst.model import JobId, Verdict, VerdictKind
+from fluxburst.moment import (
+    Moment,
+    Plan,
+    Request,
+    Resident,
+    Shape,
+)
+from fluxburst.pack import ASKING, Facts, No, Work, fit_of, pack, served_by
+from fluxburst.rooms import PoolRooms, Room
+
+AT_HOME = "home is expected to start it soon enough"
+PATIENCE_S = 60.0
+"""So long after home was first expected to start a job it is believed; it may be held up by what no forecast knows."""
+
+KNOWN = 100_000
+"""So many shapes are remembered, those of ended jobs among them, before all are forgotten."""
+
+_INF = float("inf")
 
 
-@dataclass(frozen=True, slots=True)
-class FleetNode:
-    """One node that is up or on its way, with what nobody holds of it now. ``whole`` is False once anyone does."""
+class Packer:
+    """Our planner. It keeps what it placed, so that a plan costs what changed since the one before.
 
-    host: Host
-    cores: int
-    gpus: int
-    whole: bool
-    up: bool
-
-
-@dataclass(frozen=True, slots=True)
-class PoolState:
-    """One pool at the moment of planning.
-
-    ``declared`` is all its hosts with their ranks; ``fleet`` those that are up or coming; ``free`` those that may be
-    ordered now; ``unusable`` counts the nodes that are paid for and in neither: leaving, or drained by others.
-    ``failing`` is True after a launch or boot failed, until a node serves again: then every job's nodes are ordered
-    apart. ``closed`` says why nothing may be bought in it now (empty: it may), ``closed_until_at`` until when.
+    Jobs with the same :class:`~fluxburst.moment.Shape` are placed together. What has hosts keeps them while they can be
+    had; everything else is decided anew in each plan.
     """
 
-    name: str
-    provider: str
-    cores: int
-    gpus: int
-    properties: frozenset[str]
-    declared: Mapping[Host, int]
-    fleet: tuple[FleetNode, ...] = ()
-    free: tuple[Host, ...] = ()
-    max_nodes: int | None = None
-    unusable: int = 0
-    failing: bool = False
-    closed: str = ""
-    closed_until_at: float | None = None
+    def __init__(self) -> None:
+        self._pools: dict[str, PoolRooms] = {}
+        self._placed: dict[JobId, tuple[Shape, tuple[tuple[str, Room], ...]]] = {}
+        self._waiting: dict[JobId, Request] = {}
+        self._promised: dict[JobId, float] = {}
+        """When home was first expected to start a job that waits for that."""
+        self._bought: set[JobId] = set()
+        """The jobs whose verdict says that nodes are bought for them: from the next plan on these are coming."""
+        self._kept: set[JobId] = set()
+        """The jobs that hold rooms although they wait: decided anew in each plan."""
+        self._verdicts: dict[JobId, Verdict] = {}
+        self._facts: dict[int, Facts] = {}
+        """What is known of shapes; it rests on what pools declare and on the rules, which do not change."""
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One job that asks: its demand, the pools it admits, its own limits.
-
-    ``not_before_at`` is ``burst.wait``'s end. ``booked`` is what its latest verdict named, ``(pool, hosts)``: it keeps
-    these hosts while they can be had, so that planning again shuffles nobody and buys nothing in vain.
-    """
-
-    job_id: JobId
-    demand: Demand
-    pools: tuple[str, ...]
-    max_usd: float | None = None
-    not_before_at: float = 0.0
-    booked: tuple[str, tuple[Host, ...]] = ("", ())
-
-
-@dataclass(frozen=True, slots=True)
-class Purchase:
-    """Nodes to buy in one order, and the jobs that they are bought for (none: to keep the pool warm)."""
-
-    offer: Offer
-    hosts: tuple[Host, ...]
-    job_ids: tuple[JobId, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """``asks`` are the questions that have to be answered before ``undecided`` jobs get more than a passing verdict."""
-
-    verdicts: Mapping[JobId, Verdict]
-    purchases: tuple[Purchase, ...] = ()
-    asks: frozenset[tuple[str, Demand]] = frozenset()
-    undecided: frozenset[JobId] = frozenset()
-    holds: Mapping[str, str] = field(default_factory=dict)
-    """Pools whose warm nodes could not all be had, with the reason."""
-
-    def booked(self) -> frozenset[Host]:
-        """Every host that some job's verdict counts on."""
-        return frozenset(host for verdict in self.verdicts.values() for host in verdict.hosts)
-
-
-ANSWER_TTL_S = 30.0
-"""How long an offer may be bought on before its provider is asked again."""
-
-ASKING = "its providers are being asked for offers"
-
-Answers = Mapping[tuple[str, Demand], Sequence[Offer | Refusal]]
-OrderOffers = Callable[[Demand, Sequence[Offer]], Sequence[Offer]]
-
-
-def asked_as(demand: Demand) -> Demand:
-    """The demand as providers are asked about it: its duration rounded up to a power of two minutes.
-
-    Else every user's own ``-t`` would be a question of its own.
-    """
-    if not demand.duration_s:
-        return demand
-    return dataclasses.replace(demand, duration_s=60.0 * 2.0 ** max(0, math.ceil(math.log2(demand.duration_s / 60.0))))
-
-
-def by_price(demand: Demand, offers: Sequence[Offer]) -> Sequence[Offer]:
-    """Known prices first, the lowest in front; then the shortest join time; then the order in which they came."""
-    del demand
-    return sorted(
-        offers,
-        key=lambda offer: (
-            offer.usd_per_node_hour is None,
-            offer.usd_per_node_hour or 0.0,
-            offer.join_s if offer.join_s is not None else float("inf"),
-        ),
-    )
-
-
-def make_plan(
-    requests: Iterable[Request],
-    pools: Mapping[str, PoolState],
-    answers: Answers,
-    *,
-    now: float,
-    nodes_left: int | None = None,
-    holds: Mapping[str, int] | None = None,
-    order_offers: OrderOffers = by_price,
-) -> Plan:
-    """Give every request its verdict, in the order given, and say what to buy.
-
-    Args:
-        requests: in the order in which they are served.
-        pools: by name.
-        answers: what providers said to (provider, demand); what is missing comes back as ``Plan.asks``.
-        now: POSIX seconds, compared with ``not_before_at`` and ``retry_at`` only.
-        nodes_left: how many nodes may still be bought in all; None is no limit.
-        holds: pool to the number of nodes that it should have whether jobs need them or not.
-        order_offers: the order of preference; leaves out what must not be used.
-    """
-    planner = _Planner(pools, answers, now, nodes_left, order_offers)
-    verdicts = {request.job_id: planner.decide(request) for request in requests}
-    unmet = {pool: reason for pool, wanted in (holds or {}).items() if (reason := planner.hold(pool, wanted))}
-    undecided = frozenset(job_id for job_id, verdict in verdicts.items() if verdict.reason == ASKING)
-    return Plan(verdicts, tuple(planner.purchases()), frozenset(planner.asks), undecided, unmet)
-
-
-@dataclass(slots=True)
-class _Room:
-    """What is left of one node while the plan is made."""
-
-    host: Host
-    cores: int
-    gpus: int
-    whole: bool
-    up: bool
-
-    def slots(self, demand: Demand) -> int:
-        return 0 if demand.exclusive and not self.whole else demand.slots_on(self.cores, self.gpus)
-
-    def take(self, demand: Demand, slots: int) -> None:
-        self.whole = False
-        if demand.exclusive:
-            self.cores = self.gpus = 0
+    def plan(self, moment: Moment) -> Plan:
+        """See :class:`fluxburst.moment.Planner`."""
+        told = Told(self._verdicts)
+        if len(self._facts) > KNOWN:
+            self._facts.clear()
+        self._begin(moment, told)
+        work = Work(moment, self._pools, self._facts)
+        askers = self._stay_home(moment, work, told)
+        outcome = pack(work, askers)
+        unmet = {pool: no for pool, wanted in moment.holds.items() if (no := work.hold(pool, wanted))}
+        for jobs, shape, rooms in outcome.placed:
+            self._placed.update(dict.fromkeys(jobs, (shape, rooms)))
+        for jobs, verdict in outcome.verdicts:
+            told.tell(jobs, verdict)
+            if verdict.kind is VerdictKind.BURST:
+                self._bought.update(jobs)
+            if verdict.hosts and verdict.kind is VerdictKind.WAIT:
+                self._kept.update(jobs)
+        if sum(len(jobs) for jobs, _, _ in outcome.placed) == len(self._waiting):
+            self._waiting.clear()
         else:
-            self.cores -= slots * demand.cores_per_slot
-            self.gpus -= slots * demand.gpus_per_slot
-
-
-@dataclass(slots=True)
-class _No:
-    """Why a pool cannot serve a request. ``lasting`` means that time alone will not change it."""
-
-    reason: str
-    lasting: bool
-    until_at: float | None = None
-
-
-class _Planner:
-    def __init__(
-        self,
-        pools: Mapping[str, PoolState],
-        answers: Answers,
-        now: float,
-        nodes_left: int | None,
-        order_offers: OrderOffers,
-    ) -> None:
-        self._pools = pools
-        self._answers = answers
-        self._now = now
-        self._nodes_left = nodes_left
-        self._order_offers = order_offers
-        self._rooms = {
-            name: [
-                _Room(node.host, node.cores, node.gpus, node.whole, node.up)
-                for node in sorted(pool.fleet, key=lambda node: not node.up)
-            ]
-            for name, pool in pools.items()
-        }
-        self._free = {name: list(pool.free) for name, pool in pools.items()}
-        self._live = {name: len(pool.fleet) + pool.unusable for name, pool in pools.items()}
-        self._bought: dict[tuple[Offer, JobId | None], tuple[list[Host], list[JobId]]] = {}
-        self._offer_used: dict[Offer, int] = {}
-        self._eligible: dict[tuple[str, str], frozenset[Host] | None] = {}
-        self._failed: dict[tuple[Demand, tuple[str, ...], float | None], Verdict] = {}
-        self.asks: set[tuple[str, Demand]] = set()
-
-    def decide(self, request: Request) -> Verdict:
-        if request.not_before_at > self._now:
-            placed = self._on_fleet(request)
-            if placed is not None:
-                return placed
-            return Verdict(VerdictKind.WAIT, "burst.wait has not passed yet", until_at=request.not_before_at)
-        key = (request.demand, request.pools, request.max_usd)
-        verdict = self._failed.get(key)
-        if verdict is None:
-            verdict = self._on_fleet(request) or self._buy(request)
-            if verdict.kind in (VerdictKind.WAIT, VerdictKind.REFUSED):
-                self._failed[key] = verdict
-        return verdict
-
-    def hold(self, pool: str, wanted: int) -> str:
-        """Buy what the pool lacks of ``wanted`` nodes; the reason where that fails, empty where all is well."""
-        state = self._pools[pool]
-        missing = wanted - len(self._rooms[pool])
-        if missing <= 0:
-            return ""
-        demand = Demand(missing, missing, state.cores, state.gpus, exclusive=True)
-        answer = self._offers(demand, (pool,))
-        for offer in answer.offers:
-            no = self._cannot_buy(state, offer, demand, missing)
-            if no is None:
-                self._take_new(state, offer, demand, missing, [], None)
-                return ""
-            answer.refusals[pool] = no
-        return answer.refusals[pool].reason if pool in answer.refusals else "asking the provider"
-
-    def purchases(self) -> Iterable[Purchase]:
-        for (offer, _), (hosts, jobs) in self._bought.items():
-            yield Purchase(offer, tuple(hosts), tuple(jobs))
-
-    def _on_fleet(self, request: Request) -> Verdict | None:
-        pool, hosts = request.booked
-        places = [(name, self._candidates(name, request.demand)) for name in request.pools]
-        if pool in request.pools:
-            kept = [room for room in self._candidates(pool, request.demand) if room.host in hosts]
-            places.insert(0, (pool, kept))
-        for name, rooms in places:
-            chosen = self._fit(rooms, request.demand)
-            if chosen is not None:
-                for room, slots in chosen:
-                    room.take(request.demand, slots)
-                up = all(room.up for room, _ in chosen)
-                return Verdict(
-                    VerdictKind.COMING,
-                    "its nodes are up" if up else "nodes on their way serve it",
-                    pool=name,
-                    hosts=tuple(room.host for room, _ in chosen),
-                )
-        return None
-
-    def _buy(self, request: Request) -> Verdict:
-        demand = request.demand
-        nos: dict[str, _No] = {}
-        possible = []
-        for name in request.pools:
-            no = self._never(self._pools[name], demand)
-            if no is None:
-                possible.append(name)
-            else:
-                nos[name] = no
-        answer = self._offers(demand, tuple(possible))
-        nos |= answer.refusals
-        for offer in answer.offers:
-            state = self._pools[offer.pool]
-            existing = self._partial(self._candidates(offer.pool, demand), demand)
-            count = self._new_nodes(state, demand, existing)
-            no = self._too_dear(request, offer, count + len(existing)) or self._cannot_buy(state, offer, demand, count)
-            if no is None:
-                hosts = self._take_new(state, offer, demand, count, existing, request.job_id)
-                price = offer.usd_per_node_hour
-                return Verdict(
-                    VerdictKind.BURST,
-                    f"buying {count} of {offer.instance_type}"
-                    + ("" if price is None else f" at ${price:g} an hour each"),
-                    pool=offer.pool,
-                    hosts=hosts,
-                    usd_per_hour=None if price is None else price * count,
-                )
-            if offer.pool not in nos or nos[offer.pool].lasting:
-                nos[offer.pool] = no
-        reasons = tuple((name, nos[name].reason) for name in request.pools if name in nos)
-        if answer.asked:
-            return Verdict(VerdictKind.WAIT, ASKING, pool_reasons=reasons)
-        passing = [no for no in nos.values() if not no.lasting]
-        if passing:
-            until = [no.until_at for no in passing if no.until_at is not None]
-            return Verdict(
-                VerdictKind.WAIT,
-                "; ".join(f"{name}: {no.reason}" for name, no in nos.items() if not no.lasting),
-                until_at=min(until) if until else None,
-                pool_reasons=reasons,
-            )
-        return Verdict(
-            VerdictKind.REFUSED, "; ".join(f"{name}: {reason}" for name, reason in reasons), pool_reasons=reasons
+            for jobs, _, _ in outcome.placed:
+                for job in jobs:
+                    del self._waiting[job]
+        undecided = frozenset(job for jobs, verdict in outcome.verdicts if verdict.reason == ASKING for job in jobs)
+        return Plan(
+            verdicts=self._verdicts,
+            changed=told.changed,
+            purchases=tuple(work.purchases()),
+            extensions=tuple(work.extensions()),
+            asks=frozenset(work.asks),
+            undecided=undecided,
+            booked=frozenset(host for pool in self._pools.values() for host, room in pool.rooms.items() if room.jobs),
+            again_at=min((at for at in work.untils if at > moment.now), default=None),
+            unmet=unmet,
         )
 
-    def _never(self, pool: PoolState, demand: Demand) -> _No | None:
-        """What makes the pool unfit for this demand at any time."""
-        whole = _Room(Host(""), pool.cores, pool.gpus, whole=True, up=False)
-        per_node = demand.slots_per_node() or 1
-        if whole.slots(demand) < per_node:
-            need = f"{per_node * demand.cores_per_slot} cores"
-            have = f"{pool.cores} cores"
-            if demand.gpus_per_slot:
-                need += f" and {per_node * demand.gpus_per_slot} GPUs"
-                have += f" and {pool.gpus} GPUs"
-            return _No(f"needs {need} on a node, the pool's nodes have {have}", lasting=True)
-        fit = len(self._hosts(pool, demand))
-        if fit == 0:
-            return _No(f"no host satisfies the job's constraint {demand.constraint}", lasting=True)
-        most = fit if pool.max_nodes is None else min(fit, pool.max_nodes)
-        least = demand.nodes or -(-demand.slots // whole.slots(demand))
-        if least > most:
-            what = "declares" if pool.max_nodes is None or pool.max_nodes >= fit else "is limited to"
-            return _No(f"needs {least} nodes, the pool {what} {most}", lasting=True)
-        return None
+    # What changed
 
-    @dataclass(slots=True)
-    class _Answer:
-        offers: list[Offer] = field(default_factory=list)
-        refusals: dict[str, _No] = field(default_factory=dict)
-        asked: bool = False
+    def _begin(self, moment: Moment, told: Told) -> None:
+        """Take in what changed, and let every job keep what it was given."""
+        self._take_in(moment, told)
+        fresh = [request for request in self._waiting.values() if request.booked[1]]
+        for request in sorted(fresh, key=lambda request: request.order):
+            self._keep(moment, request, told)
 
-    def _offers(self, demand: Demand, names: Sequence[str]) -> _Answer:
-        """The offers for these pools in order of preference, the refusals by pool, and who has to be asked first."""
-        found = self._Answer()
-        offers: list[Offer] = []
-        for name in names:
-            pool = self._pools[name]
-            if pool.closed:
-                found.refusals[name] = _No(pool.closed, lasting=False, until_at=pool.closed_until_at)
+    def _take_in(self, moment: Moment, told: Told) -> None:
+        changed = moment.changed_jobs
+        if changed is None:
+            changed = self._verdicts.keys() | moment.requests.keys() if self._verdicts else moment.requests.keys()
+        if not self._verdicts and len(changed) == len(moment.requests):
+            self._waiting.update(moment.requests)
+        else:
+            for job in changed:
+                self._change(job, moment.requests.get(job))
+        for job in self._kept:
+            self._unplace(job, moment)
+        self._kept.clear()
+        touched = set(self._bought)
+        self._bought.clear()
+        for name, state in moment.pools.items():
+            pool = self._pools.get(name)
+            if pool is None:
+                self._pools[name] = PoolRooms(state)
                 continue
-            key = (pool.provider, asked_as(demand))
-            if key not in self._answers:
-                self.asks.add(key)
-                found.asked = True
+            lost, moved = pool.update(state)
+            for job in lost:
+                self._unplace(job, moment)
+            pool.postpone(moment.now)
+            touched |= moved
+        for job in sorted(touched & self._placed.keys()):
+            self._move(job, moment.now)
+            rooms = self._placed[job][1]
+            told.tell((job,), served_by(rooms[0][0], [room for _, room in rooms], moment.now))
+
+    def _move(self, job: JobId, now: float) -> None:
+        """A node of a job comes up sooner or later than was expected."""
+        rooms = self._placed[job][1]
+        start_at = max([now, *(room.node.at for _, room in rooms if room.node is not None)])
+        for name, room in rooms:
+            take = room.jobs[job]
+            self._pools[name].rebook(room, job, take.over(start_at, start_at + take.end_at - take.start_at))
+
+    def _change(self, job: JobId, request: Request | None) -> None:
+        placed = self._placed.get(job)
+        if request is None:
+            self._waiting.pop(job, None)
+            self._verdicts.pop(job, None)
+            self._promised.pop(job, None)
+            self._kept.discard(job)
+            self._bought.discard(job)
+            self._release(job)
+        elif placed is None:
+            self._waiting[job] = request
+        elif placed[0].demand != request.shape.demand or placed[1][0][0] not in request.shape.pools:
+            self._release(job)
+            self._waiting[job] = request
+
+    def _release(self, job: JobId) -> None:
+        placed = self._placed.pop(job, None)
+        if placed is not None:
+            for pool, room in placed[1]:
+                self._pools[pool].unbook(room, (job,))
+
+    def _unplace(self, job: JobId, moment: Moment) -> None:
+        """A job that has to be placed anew."""
+        self._release(job)
+        request = moment.requests.get(job)
+        if request is not None:
+            self._waiting[job] = dataclasses.replace(request, booked=("", ())) if request.booked[1] else request
+
+    def _keep(self, moment: Moment, request: Request, told: Told) -> None:
+        """Give a job that this planner does not know what an earlier plan booked for it, where that is still there."""
+        name, hosts = request.booked
+        pool = self._pools.get(name)
+        if pool is None or name not in request.shape.pools or not all(host in pool.rooms for host in hosts):
+            return
+        fit = pool.fit(request.shape.demand, fit_of)
+        if isinstance(fit, No):
+            return
+        if len(hosts) > 1 and fit.spread is not None:
+            fit = fit.spread
+        rooms = [pool.rooms[host] for host in hosts]
+        chosen, missing = fit.partial(rooms)
+        if missing or len(chosen) != len(rooms):
+            return
+        start_at = max([moment.now, *(room.at for room in rooms)])
+        end_at = start_at + (request.shape.demand.duration_s or moment.rules.assume_duration_s)
+        for room, take in chosen:
+            pool.book(room, (request.job_id,), take.over(start_at, end_at))
+        self._placed[request.job_id] = (request.shape, tuple((name, room) for room in rooms))
+        del self._waiting[request.job_id]
+        told.tell((request.job_id,), served_by(name, rooms, moment.now))
+
+    # Burst or wait
+
+    def _stay_home(self, moment: Moment, work: Work, told: Told) -> list[Request]:
+        """Let every job that home serves well enough stay there; the others, in the scheduler's order."""
+        waiting = sorted(self._waiting.values(), key=lambda request: request.order)
+        home = moment.home
+        if home is None or all(work.estimate(request.shape)[0] == _INF for request in waiting):
+            return waiting
+        askers: list[Request] = []
+        line: Iterator[Request | Resident] = heapq.merge(waiting, moment.residents, key=lambda one: one.order)
+        for one in line:
+            demand = one.demand if isinstance(one, Resident) else one.shape.demand
+            # a forecast of the scheduler that is past was not kept: nobody knows better than ours then
+            told_at = one.home_at if one.home_at is not None and one.home_at > moment.now else None
+            start_at = home.start_at(one.queue, demand) if told_at is None else told_at
+            if isinstance(one, Resident):
+                home.take(one.queue, demand, start_at)
                 continue
-            mine = [answer for answer in self._answers[key] if answer.pool == name]
-            for answer in mine:
-                if isinstance(answer, Refusal):
-                    found.refusals[name] = _No(answer.reason, answer.retry_at is None, answer.retry_at)
-                elif demand.spot is not None and answer.spot is not demand.spot:
-                    kind = "spot" if demand.spot else "on-demand"
-                    found.refusals.setdefault(name, _No(f"has no {kind} offer", lasting=True))
-                else:
-                    offers.append(answer)
-            if not mine:
-                found.refusals[name] = _No(f"provider {pool.provider} gave no answer for it", lasting=True)
-        found.offers = list(self._order_offers(demand, offers))
-        for offer in offers:
-            if offer not in found.offers:
-                found.refusals.setdefault(offer.pool, _No("a plugin of this site left its offer out", lasting=True))
-        return found
+            serves = start_at < _INF and self._home_serves(work, one, start_at)
+            if serves:
+                told.tell((one.job_id,), Verdict(VerdictKind.WAIT, AT_HOME, until_at=start_at, fix=_HOME_FIX))
+            else:
+                askers.append(one)
+            if serves or work.estimate(one.shape)[0] == _INF:
+                home.take(one.queue, demand, start_at)
+        return askers
 
-    def _too_dear(self, request: Request, offer: Offer, count: int) -> _No | None:
-        if request.max_usd is None:
-            return None
-        if offer.usd_per_node_hour is None:
-            return _No("has no known price, and the job sets burst.max_usd", lasting=True)
-        if not request.demand.duration_s:
-            return _No("the job sets burst.max_usd but no duration; submit it with -t", lasting=True)
-        cost = offer.usd_per_node_hour * count * request.demand.duration_s / 3600
-        if cost > request.max_usd:
-            return _No(f"would cost ${cost:.2f}, more than burst.max_usd = {request.max_usd:g}", lasting=True)
-        return None
+    def _home_serves(self, work: Work, request: Request, start_at: float) -> bool:
+        """Whether a job can wait for its place at home; no longer when home did not keep its word."""
+        promised_at = self._promised.get(request.job_id)
+        if promised_at is not None and work.now > promised_at + PATIENCE_S:
+            return False
+        burst_at, usd = work.estimate(request.shape)
+        if burst_at == _INF or work.worth(start_at, burst_at, usd):
+            return False
+        if promised_at is None:
+            promised_at = self._promised[request.job_id] = start_at
+        work.untils.add(max(start_at, promised_at + PATIENCE_S, work.now + 1.0))
+        return True
 
-    def _cannot_buy(self, pool: PoolState, offer: Offer, demand: Demand, count: int) -> _No | None:
-        """What stops ``count`` more nodes of this offer just now.
 
-        The reasons hold no number that changes with every node: they stand in the memo of every job that waits.
-        """
-        eligible = self._hosts(pool, demand)
-        if count > sum(host in eligible for host in self._free[pool.name]):
-            return _No(f"too few of its {len(eligible)} hosts are free", lasting=False)
-        if pool.max_nodes is not None and self._live[pool.name] + count > pool.max_nodes:
-            return _No(f"max_nodes = {pool.max_nodes} leaves too few nodes", lasting=False)
-        if self._nodes_left is not None and count > self._nodes_left:
-            return _No("[limits] nodes leaves too few nodes", lasting=False)
-        left = None if offer.nodes_left is None else offer.nodes_left - self._offer_used.get(offer, 0)
-        if left is not None and count > left:
-            until_at = self._now + ANSWER_TTL_S
-            return _No(f"the provider has too few of {offer.instance_type} left", lasting=False, until_at=until_at)
-        return None
+_HOME_FIX = "nothing; to burst earlier, an administrator can lower [policy] min_wait or raise max_usd_per_hour_saved"
 
-    def _take_new(
-        self,
-        pool: PoolState,
-        offer: Offer,
-        demand: Demand,
-        count: int,
-        existing: Sequence[tuple[_Room, int]],
-        job_id: JobId | None,
-    ) -> tuple[Host, ...]:
-        """Book the existing rooms and ``count`` new nodes; all hosts of the job."""
-        eligible = self._hosts(pool, demand)
-        new = [host for host in self._free[pool.name] if host in eligible][:count]
-        rooms = [_Room(host, pool.cores, pool.gpus, whole=True, up=False) for host in new]
-        for host in new:
-            self._free[pool.name].remove(host)
-        self._rooms[pool.name] += rooms
-        self._live[pool.name] += count
-        if self._nodes_left is not None:
-            self._nodes_left -= count
-        self._offer_used[offer] = self._offer_used.get(offer, 0) + count
-        # a gang is one order, so that it is had whole or not at all; single nodes for small jobs share one
-        key = (offer, job_id if count > 1 or pool.failing else None)
-        hosts, jobs = self._bought.setdefault(key, ([], []))
-        hosts += new
-        if job_id is not None:
-            jobs.append(job_id)
-        chosen = list(existing)
-        for room, slots in chosen:
-            room.take(demand, slots)
-        taken = sum(slots for _, slots in chosen)
-        for room in rooms:
-            slots = demand.slots_per_node() or min(room.slots(demand), demand.slots - taken)
-            room.take(demand, slots)
-            taken += slots
-        return tuple(room.host for room, _ in chosen) + tuple(new)
 
-    def _new_nodes(self, pool: PoolState, demand: Demand, existing: Sequence[tuple[_Room, int]]) -> int:
-        if demand.nodes:
-            return demand.nodes - len(existing)
-        whole = _Room(Host(""), pool.cores, pool.gpus, whole=True, up=False)
-        missing = demand.slots - sum(slots for _, slots in existing)
-        return -(-missing // whole.slots(demand))
+class Told:
+    """Writes verdicts down, and which of them say something new. Times alone are nothing new."""
 
-    def _candidates(self, pool: str, demand: Demand) -> Iterable[_Room]:
-        if demand.constraint:
-            eligible = self._hosts(self._pools[pool], demand)
-            return [room for room in self._rooms[pool] if room.host in eligible]
-        return self._rooms[pool]
+    def __init__(self, verdicts: dict[JobId, Verdict]) -> None:
+        self._verdicts = verdicts
+        self.changed: set[JobId] = set()
 
-    def _fit(self, rooms: Iterable[_Room], demand: Demand) -> list[tuple[_Room, int]] | None:
-        chosen = self._partial(rooms, demand)
-        complete = len(chosen) == demand.nodes if demand.nodes else sum(slots for _, slots in chosen) == demand.slots
-        return chosen if complete else None
-
-    @staticmethod
-    def _partial(rooms: Iterable[_Room], demand: Demand) -> list[tuple[_Room, int]]:
-        """As much of the demand as these rooms hold, first fit, with the slots on each."""
-        chosen: list[tuple[_Room, int]] = []
-        per_node, missing = demand.slots_per_node(), demand.slots
-        for room in rooms:
-            if (len(chosen) == demand.nodes) if demand.nodes else missing == 0:
-                break
-            slots = room.slots(demand)
-            if per_node:
-                slots = per_node if slots >= per_node else 0
-            slots = min(slots, missing) if not per_node else slots
-            if slots:
-                chosen.append((room, slots))
-                missing -= slots
-        return chosen
-
-    def _hosts(self, pool: PoolState, demand: Demand) -> frozenset[Host]:
-        """The pool's declared hosts that satisfy the demand's own constraint."""
-        key = (pool.name, demand.constraint)
-        found = self._eligible.get(key)
-        if found is None:
-            constraint = json.loads(demand.constraint) if demand.constraint else {}
-            found = frozenset(
-                host
-                for host, rank in pool.declared.items()
-                if not constraint or jobspec.matches(constraint, host=host, rank=rank, properties=pool.properties)
-            )
-            self._eligible[key] = found
-        return found
+    def tell(self, jobs: Iterable[JobId], verdict: Verdict) -> None:
+        verdicts = self._verdicts
+        for job in jobs:
+            old = verdicts.get(job)
+            if old is None or (old is not verdict and old != verdict):
+                self.changed.add(job)
+            verdicts[job] = verdict
 
 
 def describe(verdict: Verdict, now: float) -> str:

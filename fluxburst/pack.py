@@ -1,0 +1,1118 @@
+"""Packing: places for the jobs of one plan, on nodes that are there, on their way, or to be bought.
+
+:class:`Work` is one plan in the making; :func:`pack` finds every asker its place, or its reason. Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fluxburst import hostlist
+from fluxburst.budget import cost_usd
+from fluxburst.jobid import f58
+from fluxburst.model import Demand, Host, JobId, Verdict, VerdictKind
+from fluxburst.moment import (
+    Cap,
+    Extension,
+    Moment,
+    PoolState,
+    Purchase,
+    Quote,
+    Request,
+    Shape,
+)
+from fluxburst.offers import ANSWER_TTL_S, Stock, asked_as, stock_of
+from fluxburst.rooms import LOOKS, PoolRooms, Room, Take
+
+ASKING = "its providers are being asked for offers"
+LARGE = 5_000
+SMALL = 12
+"""So many shapes, or fewer, on so many nodes, or fewer, are packed in several ways, the cheapest of which is taken."""
+
+_INF = float("inf")
+_TRIED_AGAIN = "nothing; it is tried again then"
+
+
+@dataclass(slots=True)
+class No:
+    """Why a pool cannot serve a shape. ``lasting`` means that time alone will not change it.
+
+    ``scarce`` is the number of nodes that other jobs have and that this one lacks; ``everywhere`` that nodes of other
+    pools are in its way, too; ``money`` that others spent what it lacks. ``cap`` is what forbids it; ``needed`` is what
+    the job would take of it, or of the ``left`` nodes. These change from moment to moment, so no verdict names them.
+    """
+
+    reason: str
+    lasting: bool
+    until_at: float | None = None
+    fix: str = ""
+    scarce: int = 0
+    everywhere: bool = False
+    money: bool = False
+    cap: Cap | None = None
+    needed: float = 0.0
+    left: float | None = None
+
+
+def closed_pool(state: PoolState) -> No:
+    """Why nothing may be bought in a pool that is closed."""
+    return No(state.closed, lasting=False, until_at=state.closed_until_at, fix=state.closed_fix or _TRIED_AGAIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a demand sits on a pool's nodes: ``count`` nodes hold ``take`` each.
+
+    ``sharing`` jobs of one node can share one. ``slots`` is set for a job that only counts slots and takes more than
+    one node: then ``take`` is one slot, ``count`` what it takes of empty nodes, and ``sharing`` the slots on each.
+    ``hosts`` are those that its own constraint admits, None for all. ``spread`` is how a job that only counts slots and
+    takes one empty node sits on what is left of several.
+    """
+
+    take: Take
+    count: int
+    sharing: int
+    slots: int
+    hosts: frozenset[Host] | None
+    spread: Fit | None = None
+
+    def partial(self, rooms: Iterable[Room]) -> tuple[list[tuple[Room, Take]], int]:
+        """As much of one job as these rooms hold, in their order, and how many nodes are missing then."""
+        chosen: list[tuple[Room, Take]] = []
+        if not self.slots:
+            for room in rooms:
+                if len(chosen) == self.count:
+                    break
+                if room.fits(self.take):
+                    chosen.append((room, self.take))
+            return chosen, self.count - len(chosen)
+        missing = self.slots
+        for room in rooms:
+            if not missing:
+                break
+            held = min(missing, _slots_on(self.take, room))
+            if held:
+                chosen.append((room, self.slots_take(held)))
+                missing -= held
+        return chosen, -(-missing // self.sharing)
+
+    def slots_take(self, slots: int) -> Take:
+        if self.take.whole:
+            return self.take
+        return dataclasses.replace(self.take, cores=slots * self.take.cores, gpus=slots * self.take.gpus)
+
+
+def _slots_on(take: Take, room: Room) -> int:
+    if take.whole and not room.whole:
+        return 0
+    by_cores = room.cores // take.cores
+    return min(by_cores, room.gpus // take.gpus) if take.gpus else by_cores
+
+
+def fit_of(pool: PoolRooms, demand: Demand) -> Fit | No:
+    """How the demand sits on the pool's nodes, or what makes them unfit for it at any time."""
+    state, per_node = pool.state, demand.slots_per_node() or 1
+    slots = demand.slots_on(state.cores, state.gpus)
+    if slots < per_node:
+        need, have = f"{per_node * demand.cores_per_slot} cores", f"{state.cores} cores"
+        if demand.gpus_per_slot:
+            need += f" and {per_node * demand.gpus_per_slot} GPUs"
+            have += f" and {state.gpus} GPUs"
+        return No(
+            f"needs {need} on a node, the pool's nodes have {have}",
+            lasting=True,
+            fix=f"ask for no more than {have} a node, or a pool of larger nodes",
+        )
+    hosts = pool.hosts(demand)
+    declared = len(state.declared) if hosts is None else len(hosts)
+    if not declared:
+        return No(
+            f"no host satisfies the job's constraint {demand.constraint}",
+            lasting=True,
+            fix="drop --requires, or name a property of the pool",
+        )
+    count = demand.nodes or -(-demand.slots // slots)
+    if count > declared:
+        return No(
+            f"needs {count} nodes, the pool declares {declared}",
+            lasting=True,
+            fix=f"ask for {declared} nodes or fewer, or declare more hosts in [pool.{state.name}] hosts",
+        )
+    if count > 1 and not demand.nodes:
+        take = Take(demand.cores_per_slot, demand.gpus_per_slot, demand.exclusive)
+        return Fit(take, count, slots, demand.slots, hosts)
+    together = per_node if demand.nodes else demand.slots
+    take = Take(together * demand.cores_per_slot, together * demand.gpus_per_slot, demand.exclusive)
+    sharing = 1 if demand.exclusive else slots // together
+    spread = None
+    if not demand.nodes and demand.slots > 1 and not demand.exclusive:
+        slot = Take(demand.cores_per_slot, demand.gpus_per_slot, whole=False)
+        spread = Fit(slot, demand.slots, slots, demand.slots, hosts)
+    return Fit(take, count, sharing, 0, hosts, spread)
+
+
+@dataclass(slots=True)
+class Option:
+    """A place for the next job, or jobs, of a shape. ``usd`` is what the first of them costs; None is not known.
+
+    ``rooms`` are there or bought already in this plan; ``parts`` are new nodes by their offer. ``later`` means that the
+    rooms are busy until ``start_at``.
+    """
+
+    pool: PoolRooms
+    fit: Fit
+    rooms: list[tuple[Room, Take]]
+    start_at: float
+    usd: float | None
+    parts: Sequence[tuple[Quote, int]] = ()
+    jobs: int = 1
+    later: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one attempt at packing came to."""
+
+    placed: list[tuple[Sequence[JobId], Shape, tuple[tuple[str, Room], ...]]] = field(default_factory=list)
+    verdicts: list[tuple[Sequence[JobId], Verdict]] = field(default_factory=list)
+    usd: float = 0.0
+    homeless: int = 0
+    """Jobs without a place."""
+    orders: int = 0
+    scarce: bool = False
+    """Some job lacks what others have."""
+
+    def score(self) -> tuple[int, float, int]:
+        """The less, the better."""
+        return self.homeless, round(self.usd, 9), self.orders
+
+
+Batch = tuple[Shape, list[Request]]
+"""Jobs of one shape in the scheduler's order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to pack: in which order, and how new nodes are chosen.
+
+    ``dense`` judges one by all that it could hold, else it is judged by what a batch puts on it. ``prefer`` is a pool
+    that comes before all others. ``apart`` lets gangs have new nodes rather than what others of this plan leave free.
+    ``split`` lets a gang take the last nodes of one offer and the rest of another, in two orders.
+    """
+
+    batches: Sequence[Batch]
+    dense: bool = False
+    prefer: str = ""
+    apart: bool = False
+    split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What one plan knows of a shape. Shapes of one ``alike`` fail alike, however long they run."""
+
+    shape: Shape
+    asked: Demand
+    duration_s: float
+    fits: list[tuple[PoolRooms, Fit]]
+    spreads: list[tuple[PoolRooms, Fit]]
+    unfit: dict[str, No]
+    alike: object
+    limit: tuple[float, str] | None
+    """The most that one job may cost, and who says so."""
+
+
+class Work:
+    """One plan in the making."""
+
+    def __init__(self, moment: Moment, pools: Mapping[str, PoolRooms], facts: dict[int, Facts]) -> None:
+        self.moment = moment
+        self.now = moment.now
+        self.rules = moment.rules
+        self.pools = pools
+        self.asks: set[tuple[str, Demand]] = set()
+        self.untils: set[float] = set()
+        self._facts = facts
+        self._quotes: dict[int, tuple[object, dict[str, list[Quote]], dict[str, No]]] = {}
+        self._estimates: dict[int, tuple[float, float | None]] = {}
+        self._hopeless: set[object] = set()
+        self._mark = moment.draft.mark()
+        self._way = Way(())
+        self.scanty = False
+        """Some offer has nodes left, and too few of them for a gang."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._orders: dict[tuple[object, ...], tuple[Quote, list[Room], list[JobId]]] = {}
+        self._opened: dict[str, list[Room]] = {}
+        self._longer: dict[tuple[Host, float], Extension] = {}
+        self._sold: dict[Stock, int] = {}
+        self._barred: set[tuple[Host, object]] = set()
+        self._bought_until: dict[Host, float] = {}
+        self._failed: dict[object, Verdict] = {}
+        self._reserved: tuple[frozenset[str], float, JobId, int | None] | None = None
+
+    def facts(self, shape: Shape) -> Facts:
+        found = self._facts.get(id(shape))
+        if found is not None:
+            return found
+        demand = shape.demand
+        fits: list[tuple[PoolRooms, Fit]] = []
+        unfit: dict[str, No] = {}
+        for name in shape.pools:
+            pool = self.pools[name]
+            fit = pool.fit(demand, fit_of)
+            if isinstance(fit, No):
+                unfit[name] = fit
+            else:
+                fits.append((pool, fit))
+        spreads = [(pool, fit.spread) for pool, fit in fits if fit.spread is not None]
+        limits = [(shape.max_usd, "burst.max_usd"), (self.rules.usd_per_job, "[limits] usd_per_job")]
+        limit = min(((usd, who) for usd, who in limits if usd is not None), default=None)
+        timed = limit is not None or self.rules.max_usd_per_hour_saved is not None
+        untimed = dataclasses.replace(demand, duration_s=demand.duration_s if timed else 0.0)
+        alike = (untimed, shape.pools, shape.max_usd, shape.account)
+        duration_s = demand.duration_s or self.rules.assume_duration_s
+        found = Facts(shape, asked_as(demand), duration_s, fits, spreads, unfit, alike, limit)
+        self._facts[id(shape)] = found
+        return found
+
+    # The way through the jobs
+
+    def attempt(self, way: Way, *, reserve: bool = False) -> Outcome:
+        """Give each batch its places, in order.
+
+        With ``reserve`` the first job that has to wait for what others have keeps it from those after it.
+        """
+        self._way = way
+        outcome = Outcome()
+        for shape, requests in way.batches:
+            ready = [request.job_id for request in requests if request.not_before_at <= self.now]
+            if ready:
+                self._serve(shape, ready, outcome, reserve)
+            if len(ready) == len(requests):
+                continue
+            for request in requests:
+                if request.not_before_at > self.now:
+                    self._serve_early(shape, request, outcome)
+        outcome.orders = len(self._orders)
+        return outcome
+
+    def is_large(self) -> bool:
+        """Whether each look at all nodes takes too long to be repeated."""
+        return sum(len(pool.rooms) for pool in self.pools.values()) > LARGE
+
+    def has_bought(self) -> bool:
+        return bool(self._opened)
+
+    def undo(self, outcome: Outcome) -> None:
+        """Take an attempt back."""
+        for jobs, _, rooms in outcome.placed:
+            for name, room in rooms:
+                if room.node is not None:
+                    self.pools[name].unbook(room, jobs)
+        for name, opened in self._opened.items():
+            self.pools[name].close(opened)
+        self.moment.draft.rollback(self._mark)
+        self._reset()
+
+    def _serve(self, shape: Shape, jobs: list[JobId], outcome: Outcome, reserve: bool) -> None:
+        facts, done = self.facts(shape), 0
+        while done < len(jobs):
+            key = shape if self._reserved is not None else facts.alike
+            verdict = self._failed.get(key)
+            if verdict is None:
+                found = self.option(facts, len(jobs) - done)
+                if isinstance(found, Option):
+                    done += self._take(facts, jobs, done, found, outcome)
+                    continue
+                verdict = self._refusal(facts, found)
+                outcome.scarce = outcome.scarce or any(no.scarce or no.money for no in found.values())
+                if reserve and self._reserved is None and self._reserve(facts, jobs[done], found, verdict, outcome):
+                    done += 1
+                    continue
+                self._failed[key] = verdict
+            rest = jobs[done:]
+            outcome.verdicts.append((rest, verdict))
+            outcome.homeless += len(rest)
+            return
+
+    def _serve_early(self, shape: Shape, request: Request, outcome: Outcome) -> None:
+        """A job whose ``burst.wait`` has not passed takes what is there, and buys nothing."""
+        facts = self.facts(shape)
+        while (option := self._on_fleet(facts)) is not None:
+            if self._take(facts, [request.job_id], 0, option, outcome):
+                return
+        verdict = Verdict(
+            VerdictKind.WAIT,
+            "burst.wait has not passed yet",
+            until_at=request.not_before_at,
+            fix="nothing; a smaller burst.wait lets it burst earlier",
+        )
+        self.untils.add(request.not_before_at)
+        outcome.verdicts.append(([request.job_id], verdict))
+
+    # What could serve the next job of a shape
+
+    def option(self, facts: Facts, jobs: int) -> Option | dict[str, No]:
+        """The best place for the next of so many jobs, or each pool's reason why there is none."""
+        there = self._on_fleet(facts)
+        apart = self._way.apart and there is not None and len(there.rooms) > 1
+        if there is not None and not (apart and all(room.node is None for room, _ in there.rooms)):
+            return there
+        new = self._new(facts, jobs)
+        if there is not None:
+            return new if isinstance(new, Option) and new.pool is there.pool else there
+        if not isinstance(new, Option):
+            return new
+        value = self.rules.max_usd_per_hour_saved
+        later = self._later(facts, new.start_at if value is None else _INF)
+        if later is None or value is None:
+            return later or new
+        return min(later, new, key=lambda option: self._score(option, value))
+
+    def _score(self, option: Option, usd_per_hour: float) -> float:
+        shared = option.fit.sharing if option.parts and option.fit.count == 1 else 1
+        return (option.usd or 0.0) / min(shared, option.jobs) + usd_per_hour * (option.start_at - self.now) / 3600
+
+    def _free(self, facts: Facts, pool: PoolRooms, fit: Fit) -> Iterable[Room]:
+        """The pool's rooms that have enough free for a job, and that it may use."""
+        rooms = pool.candidates(fit.take, fit.hosts)
+        return rooms if facts.shape.demand.spot is None and not self._barred else self._suited(facts, rooms)
+
+    def _suited(self, facts: Facts, rooms: Iterable[Room]) -> Iterator[Room]:
+        spot, account = facts.shape.demand.spot, facts.shape.account
+        for room in rooms:
+            if spot in (None, room.spot) and (room.host, account) not in self._barred:
+                yield room
+
+    def _on_fleet(self, facts: Facts) -> Option | None:
+        """Room on nodes that are there, coming, or bought in this plan already: the earliest, then the cheapest."""
+        return self._room(facts, facts.fits) or self._room(facts, facts.spreads)
+
+    def _room(self, facts: Facts, fits: Iterable[tuple[PoolRooms, Fit]]) -> Option | None:
+        best: tuple[float, float] | None = None
+        option: Option | None = None
+        for pool, fit in fits:
+            rooms = self._free(facts, pool, fit)
+            if fit.count == 1:
+                for looked, room in enumerate(rooms):
+                    if looked >= LOOKS:
+                        break
+                    start_at = max(self.now, room.at)
+                    longer_s = max(0.0, start_at + facts.duration_s - max(room.end, start_at))
+                    if best is None or (start_at, longer_s) < best:
+                        usd = _usd(self._price(room.price), longer_s)
+                        found = Option(pool, fit, [(room, fit.take)], start_at, usd)
+                        if self._may(facts, found):
+                            best, option = (start_at, longer_s), found
+                    if not longer_s and start_at <= self.now:
+                        break
+                continue
+            near = _first(rooms, (fit.slots or fit.count) + LOOKS)
+            near.sort(key=lambda room: (max(self.now, room.at), room.rank))
+            chosen, missing = fit.partial(near)
+            if not missing:
+                start_at = max(self.now, *(room.at for room, _ in chosen))
+                if best is None or (start_at, 0.0) < best:
+                    found = Option(pool, fit, chosen, start_at, self._longer_usd(chosen, start_at + facts.duration_s))
+                    if self._may(facts, found):
+                        best, option = (start_at, 0.0), found
+        return option
+
+    def _later(self, facts: Facts, deadline_at: float) -> Option | None:
+        """Nodes that are busy now and are expected to be free before anything else could serve."""
+        option: Option | None = None
+        for pool, fit in facts.fits:
+            if fit.slots:
+                continue  # spread as the scheduler likes; that is not to be foreseen
+            ready = [room for room in _first(self._free(facts, pool, fit), fit.count) if room.at <= deadline_at]
+            busy = list(self._suited(facts, pool.busy(fit.take, fit.hosts, deadline_at)))
+            if not busy or len(ready) + len(busy) < fit.count:
+                continue
+            rooms = [*ready, *busy][: fit.count]
+            start_at = max(self.now, *(room.free_at(fit.take) for room in rooms))
+            chosen = [(room, fit.take) for room in rooms]
+            usd = self._longer_usd(chosen, start_at + facts.duration_s)
+            found = Option(pool, fit, chosen, start_at, usd, later=True)
+            if (option is None or start_at < option.start_at) and self._may(facts, found):
+                option = found
+        return option
+
+    def _new(self, facts: Facts, jobs: int, *, beside: bool = True) -> Option | dict[str, No]:
+        """The best offer to buy on, or each pool's reason why nothing is bought there.
+
+        ``beside`` lets a gang have what room there is, and only the rest bought.
+        """
+        nos = dict(facts.unfit)
+        best: tuple[object, ...] | None = None
+        option: Option | None = None
+        for pool, fit in facts.fits:
+            name = pool.state.name
+            if pool.state.closed:
+                nos[name] = closed_pool(pool.state)
+                continue
+            quotes, no = self._offers(pool.state, facts)
+            if no is not None:
+                nos[name] = no
+            if best is not None and fit.count == 1 and self._is_dearer(pool, fit, quotes, facts, jobs, best):
+                continue
+            for number, quote in enumerate(quotes):
+                found = self._buy(pool, fit, quotes[number:], facts, jobs, beside=beside)
+                if isinstance(found, No):
+                    if no is None or no.lasting:
+                        nos[name] = no = found
+                    continue
+                price = quote.offer.usd_per_node_hour
+                cost = (price or 0.0) / pool.state.cores if self._way.dense else (found.usd or 0.0) / found.jobs
+                value = self.rules.max_usd_per_hour_saved
+                if value is not None:
+                    cost = self._score(found, value)
+                score = (quote.rank, self._way.prefer not in ("", name), price is None, cost, quote.join_s)
+                if best is None or score < best:
+                    best, option = score, found
+                break
+        return option or nos
+
+    def _is_dearer(
+        self, pool: PoolRooms, fit: Fit, quotes: Sequence[Quote], facts: Facts, jobs: int, best: tuple[object, ...]
+    ) -> bool:
+        """Whether not even a pool's cheapest offer, with nodes that were up at once, could be the best."""
+        price = quotes[0].offer.usd_per_node_hour if quotes else None
+        if price is None or quotes[-1].rank or self._way.prefer or self.rules.max_usd_per_hour_saved is not None:
+            return False
+        nodes = -(-jobs // fit.sharing)
+        least = price / pool.state.cores if self._way.dense else price * nodes / jobs * facts.duration_s / 3600
+        return (0, False, False, least) > best[:4]
+
+    def _offers(self, state: PoolState, facts: Facts) -> tuple[list[Quote], No | None]:
+        """The pool's quotes in order of preference, and the provider's no, where it said that."""
+        answers = self.moment.market.quotes(state.provider, facts.asked)
+        if answers is None:
+            self.asks.add((state.provider, facts.asked))
+            return [], No(ASKING, lasting=False, fix="nothing; the answers are a moment away")
+        known = self._quotes.get(id(answers))
+        if known is None:
+            quotes: dict[str, list[Quote]] = {}
+            nos: dict[str, No] = {}
+            for answer in answers:
+                if isinstance(answer, Quote):
+                    quotes.setdefault(answer.offer.pool, []).append(answer)
+                else:
+                    nos[answer.pool] = No(
+                        answer.reason,
+                        lasting=answer.retry_at is None,
+                        until_at=answer.retry_at,
+                        fix="the provider says so; see `flux burst check`" if answer.retry_at is None else _TRIED_AGAIN,
+                    )
+            known = self._quotes[id(answers)] = (answers, quotes, nos)
+        _, quotes, nos = known
+        no = nos.get(state.name)
+        if no is None and state.name not in quotes:
+            no = No(f"provider {state.provider} offers nothing for it", lasting=True, fix="see `flux burst check`")
+        wanted = facts.shape.demand.spot
+        mine = quotes.get(state.name, [])
+        if wanted is not None and mine:
+            mine = [quote for quote in mine if quote.offer.spot is wanted]
+            if not mine:
+                kind = "spot" if wanted else "on-demand"
+                fix = f"drop burst.spot, or add a pool of {kind} nodes"
+                no = No(f"it offers no {kind} nodes", lasting=True, fix=fix)
+        return mine, no
+
+    def _buy(
+        self, pool: PoolRooms, fit: Fit, quotes: Sequence[Quote], facts: Facts, jobs: int, *, beside: bool
+    ) -> Option | No:
+        """New nodes of the first of these offers for the next of so many jobs, or what stops that."""
+        quote, rooms, count = quotes[0], list[tuple[Room, Take]](), fit.count
+        if quote.closed:
+            return No(quote.closed, lasting=False, until_at=quote.closed_until_at, fix=_TRIED_AGAIN)
+        if beside and count > 1 and pool.rooms:
+            near = _first(self._free(facts, pool, fit), count)
+            rooms, count = fit.partial(room for room in near if room.at <= self.now + quote.join_s)
+        left = self._left(quote)
+        if self._way.apart and not fit.slots:
+            bought = min(pool.orderable_count(fit.hosts), fit.count if left is None else left)
+            rooms = rooms[: max(0, fit.count - bought)]
+            count = fit.count - len(rooms)
+        if not count:  # other nodes than those that are the earliest, which were too dear
+            start_at = max(self.now, *(room.at for room, _ in rooms))
+            end_at = start_at + facts.duration_s
+            usd = self._longer_usd(rooms, end_at)
+            no = self._kept_for_another(pool, end_at) or self._too_dear(facts, usd)
+            return no or Option(pool, fit, rooms, start_at, usd)
+        parts = [(quote, count)]
+        if left is not None and left < count:
+            self.scanty = self.scanty or (left > 0 and count > 1)
+            others = quotes[1:] if left and self._way.split else ()
+            rest = next((other for other in others if self._has(other, count - left)), None)
+            if rest is None:
+                return No(
+                    f"the provider has too few of {quote.offer.instance_type} left",
+                    lasting=False,
+                    until_at=self.now + ANSWER_TTL_S,
+                    fix="nothing; the provider is asked again then; or fewer nodes",
+                    scarce=count if count <= (quote.offer.nodes_left or 0) else 0,
+                    needed=count,
+                    left=left,
+                )
+            parts = [(quote, left), (rest, count - left)]
+        start_at = self.now + max(part.join_s for part, _ in parts)
+        end_at = start_at + facts.duration_s
+        prices = [self._price(part.offer.usd_per_node_hour) for part, _ in parts]
+        usd = _sum(
+            [self._longer_usd(rooms, end_at)]
+            + [_usd(price, nodes * (end_at - self.now)) for price, (_, nodes) in zip(prices, parts, strict=True)]
+        )
+        no = self._too_dear(facts, usd)
+        if no is not None:
+            return no
+        dearest = None if None in prices else max(filter(None, prices), default=0.0)
+        reserved = self._reserved_usd(pool.state, dearest, facts)
+        allowed, cap = self.moment.draft.allowed(facts.shape.account, pool.state.name, reserved)
+        over = _over(cap, count, allowed, reserved) if allowed < count else None
+        room = pool.orderable_count(fit.hosts)
+        if room < count and (over is None or not over.lasting):
+            declared = len(pool.state.declared) if fit.hosts is None else len(fit.hosts)
+            return self._kept_for_another(pool, end_at, room - count) or No(
+                f"too few of its {declared} hosts are free",
+                lasting=False,
+                scarce=count - room,
+                fix=f"wait for other jobs to end, or declare more hosts in [pool.{pool.state.name}] hosts",
+                needed=count,
+                left=room,
+            )
+        no = over or self._kept_for_another(pool, end_at, min(allowed, room) - count)
+        if no is not None:
+            return no
+        serves = 1
+        if not rooms and len(parts) == 1:
+            most = min(allowed, room, allowed if left is None else left)
+            serves = min(jobs, most // count) if fit.count > 1 else min(jobs, most * fit.sharing)
+            needed = count * serves if fit.count > 1 else -(-serves // fit.sharing)
+            usd = None if usd is None else usd / count * needed
+            parts = [(quote, needed)]
+        return Option(pool, fit, rooms, start_at, usd, parts, serves)
+
+    def _left(self, quote: Quote) -> int | None:
+        """How many nodes of an offer this plan may still buy; None where the provider sets no limit."""
+        left = quote.offer.nodes_left
+        return None if left is None else max(0, left - self._sold.get(stock_of(quote.offer), 0))
+
+    def _has(self, quote: Quote, nodes: int) -> bool:
+        left = self._left(quote)
+        return not quote.closed and (left is None or left >= nodes)
+
+    def _reserved_usd(self, pool: PoolState, usd_per_node_hour: float | None, facts: Facts) -> float | None:
+        return self._bill(pool, usd_per_node_hour, self.now, self._until(pool, facts))
+
+    def _until(self, pool: PoolState, facts: Facts) -> float:
+        """Until when a node that is bought now may live for a job."""
+        return self.now + pool.boot_s + max(facts.duration_s, pool.least_s) + pool.tail_s
+
+    def _kept_for_another(self, pool: PoolRooms, end_at: float, leaves: float = _INF) -> No | None:
+        """Whether a job would delay the one that comes first: it ends too late, and leaves too few nodes to buy.
+
+        ``leaves`` is how many could still be bought after it. What is free on nodes was not booked for that job, and so
+        is not in its way, unless all pools' nodes are.
+        """
+        if self._reserved is None:
+            return None
+        pools, until_at, job, needs = self._reserved
+        if pool.state.name not in pools or end_at <= until_at or (needs is not None and leaves >= needs):
+            return None
+        return No(
+            f"{f58(job)} comes first and waits for its nodes; this job would not end in time",
+            lasting=False,
+            until_at=until_at,
+            fix="a time limit that ends before that job can start",
+        )
+
+    def _may(self, facts: Facts, option: Option) -> bool:
+        """Whether a job may use what is there: what it pays for it, and whom it would delay."""
+        if self._kept_for_another(option.pool, option.start_at + facts.duration_s) is not None:
+            return False
+        return facts.limit is None or self._too_dear(facts, option.usd) is None
+
+    def _too_dear(self, facts: Facts, usd: float | None) -> No | None:
+        if facts.limit is None:
+            return None
+        most, who = facts.limit
+        sets = f"and the job sets {who}" if who.startswith("burst.") else f"and {who} is set"
+        if usd is None:
+            fix = "a price in [[price]] or [pool.NAME], or no such limit"
+            return No(f"has no known price, {sets}", lasting=True, fix=fix)
+        if not facts.shape.demand.duration_s:
+            return No(f"the job has no time limit, {sets}; submit it with -t", lasting=True, fix="submit it with -t")
+        if usd > most:
+            return No(
+                f"would cost ${usd:.2f}, more than {who} = {most:g}",
+                lasting=True,
+                fix=f"a limit of ${_up(usd):.2f}, fewer nodes, or a shorter time limit",
+            )
+        return None
+
+    def _longer_usd(self, chosen: Sequence[tuple[Room, Take]], end_at: float) -> float | None:
+        return _sum(_usd(self._price(room.price), end_at - max(room.end, self.now)) for room, _ in chosen)
+
+    def estimate(self, shape: Shape) -> tuple[float, float | None]:
+        """When one more job of this shape would start if it burst, and for how much; infinite if it cannot."""
+        found = self._estimates.get(id(shape))
+        if found is None:
+            facts, found = self.facts(shape), (_INF, None)
+            if facts.alike not in self._hopeless:
+                option = self.option(facts, 1)
+                if isinstance(option, Option):
+                    found = option.start_at, option.usd
+                else:
+                    self._hopeless.add(facts.alike)
+            self._estimates[id(shape)] = found
+        return found
+
+    def worth(self, home_at: float, start_at: float, usd: float | None) -> bool:
+        """Whether starting then, for so much, is worth not waiting for home (docs/decisions/0006-deciding.md)."""
+        saved_s = home_at - start_at
+        if saved_s <= 0 or home_at - self.now < self.rules.min_wait_s:
+            return False
+        value = self.rules.max_usd_per_hour_saved
+        return value is None or (usd or 0.0) <= value * saved_s / 3600
+
+    # Taking it
+
+    def _take(self, facts: Facts, jobs: Sequence[JobId], done: int, option: Option, outcome: Outcome) -> int:
+        """Book an option for as many of the jobs from ``done`` on as it serves, and say how many these are."""
+        if option.parts:
+            return self._take_new(facts, jobs, done, option, outcome)
+        first = jobs[done]
+        end_at, name = option.start_at + facts.duration_s, option.pool.state.name
+        rooms = tuple((name, room) for room, _ in option.rooms)
+        hosts = tuple(room.host for room, _ in option.rooms)
+        if option.later:
+            for room, take in option.rooms:
+                option.pool.book_later(room, first, take.over(option.start_at, end_at))
+            outcome.placed.append(((first,), facts.shape, rooms))
+            busy = "is" if len(hosts) == 1 else "are"
+            verdict = Verdict(
+                VerdictKind.WAIT,
+                f"{hostlist.fold(hosts)} {busy} expected to be free before a new node could be up",
+                pool=name,
+                hosts=hosts,
+                until_at=option.start_at,
+                fix="nothing; it starts there, or at home if that comes first",
+            )
+            outcome.verdicts.append(((first,), verdict))
+            self.untils.add(option.start_at)
+            return 1
+        if not self._lengthen(facts, option, end_at):
+            return 0
+        mine: Sequence[JobId] = (first,)
+        if option.fit.count == 1:
+            room, take = option.rooms[0]
+            held = 1 if take.whole else min(len(jobs) - done, _slots_on(take, room))
+            mine = jobs[done : done + held]
+        for room, take in option.rooms:
+            option.pool.book(room, mine, take.over(option.start_at, end_at))
+        outcome.placed.append((mine, facts.shape, rooms))
+        outcome.verdicts.append((mine, served_by(name, [room for room, _ in option.rooms], self.now)))
+        outcome.usd += option.usd or 0.0
+        return len(mine)
+
+    def _take_new(self, facts: Facts, jobs: Sequence[JobId], done: int, option: Option, outcome: Outcome) -> int:
+        pool, fit, shape, name = option.pool, option.fit, facts.shape, option.pool.state.name
+        end_at = option.start_at + facts.duration_s
+        if option.rooms and not self._lengthen(facts, option, end_at):
+            return 0
+        opened = self._open(facts, pool, fit, option)
+        outcome.usd += option.usd or 0.0
+        quote = option.parts[0][0]
+        price = quote.offer.usd_per_node_hour
+        position = done
+        if fit.count == 1:
+            take, reason = fit.take.over(option.start_at, end_at), _buying(option.parts, len(opened))
+            for room in opened:
+                end = min(position + fit.sharing, done + option.jobs)
+                mine = jobs[position:end]
+                position = end
+                pool.book(room, mine, take)
+                outcome.placed.append((mine, shape, ((name, room),)))
+                verdict = Verdict(VerdictKind.BURST, reason, pool=name, hosts=(room.host,), usd_per_hour=price)
+                outcome.verdicts.append((mine[:1], verdict))
+                if len(mine) > 1:
+                    outcome.verdicts.append((mine[1:], served_by(name, (room,), self.now)))
+                self._order(quote, facts, (room,), mine[:1], room.host if pool.state.failing else None)
+            return position - done
+        step = len(opened) // option.jobs
+        reason = _buying(option.parts, option.jobs)
+        usd_per_hour = _sum(_usd(part.offer.usd_per_node_hour, 3600.0 * nodes) for part, nodes in option.parts)
+        usd_per_hour = None if usd_per_hour is None else usd_per_hour / option.jobs
+        for first in range(0, len(opened), step):
+            job = jobs[position]
+            position += 1
+            new = opened[first : first + step]
+            parts = [*option.rooms, *fit.partial(new)[0]] if not fit.slots else self._spread(fit, option.rooms, new)
+            for room, take in parts:
+                pool.book(room, (job,), take.over(option.start_at, end_at))
+            rooms = [room for room, _ in parts]
+            outcome.placed.append(((job,), shape, tuple((name, room) for room in rooms)))
+            hosts = tuple(room.host for room in rooms)
+            verdict = Verdict(VerdictKind.BURST, reason, pool=name, hosts=hosts, usd_per_hour=usd_per_hour)
+            outcome.verdicts.append(((job,), verdict))
+            # a gang is one order, so that it is had whole or not at all
+            for part, _ in option.parts:
+                of_part = [room for room in new if room.quote is part]
+                self._order(part, facts, of_part, (job,), job if step > 1 or pool.state.failing else None)
+        return position - done
+
+    def _open(self, facts: Facts, pool: PoolRooms, fit: Fit, option: Option) -> list[Room]:
+        """The rooms of an option's new nodes, reserved."""
+        opened: list[Room] = []
+        account, name = facts.shape.account, pool.state.name
+        for quote, count in option.parts:
+            price = quote.offer.usd_per_node_hour
+            self.moment.draft.take(account, name, count, self._reserved_usd(pool.state, price, facts))
+            stock = stock_of(quote.offer)
+            self._sold[stock] = self._sold.get(stock, 0) + count
+            for host in pool.orderable(fit.hosts, count):
+                room = pool.open(host, quote, option.start_at)
+                room.payer, room.latest = account, self.now + pool.state.boot_s
+                room.until = self._bought_until[host] = self._until(pool.state, facts)
+                opened.append(room)
+        self._opened.setdefault(name, []).extend(opened)
+        return opened
+
+    @staticmethod
+    def _spread(fit: Fit, rooms: Sequence[tuple[Room, Take]], new: Sequence[Room]) -> list[tuple[Room, Take]]:
+        """The parts of a job that only counts slots: what is there first, the rest over new nodes."""
+        taken = sum(1 if take.whole else take.cores // fit.take.cores for _, take in rooms)
+        rest = dataclasses.replace(fit, slots=fit.slots - taken)
+        return [*rooms, *rest.partial(new)[0]]
+
+    def _price(self, usd_per_node_hour: float | None) -> float | None:
+        """A price, or what the site says to assume where none is known."""
+        return self.rules.assume_usd_per_node_hour if usd_per_node_hour is None else usd_per_node_hour
+
+    def _bill(self, pool: PoolState, usd_per_node_hour: float | None, from_at: float, until_at: float) -> float | None:
+        """What has to be reserved for so long a life, as the provider bills it."""
+        price = self._price(usd_per_node_hour)
+        if price is None:
+            return None
+        return cost_usd(price, from_at, until_at, pool.billing_increment_s, pool.billing_minimum_s)
+
+    def _order(self, quote: Quote, facts: Facts, rooms: Sequence[Room], jobs: Sequence[JobId], apart: object) -> None:
+        key = (id(quote), facts.shape.account, apart)
+        _, mine, for_jobs = self._orders.setdefault(key, (quote, [], []))
+        mine.extend(rooms)
+        for_jobs.extend(jobs)
+
+    def _lengthen(self, facts: Facts, option: Option, end_at: float) -> bool:
+        """Reserve an option's rooms for as long as the job needs them, where its new nodes can be paid for, too.
+
+        False where a cap forbids it, which bars the rooms for this account.
+        """
+        pool, account, draft = option.pool.state, facts.shape.account, self.moment.draft
+        mark, longer = draft.mark(), list[tuple[Room, float]]()
+        for room, _ in option.rooms:
+            # one on its way may come up as late as its timeout allows
+            until = end_at + max(0.0, room.latest - room.at) + pool.tail_s
+            if until <= room.until:
+                continue
+            usd = self._bill(pool, room.price, max(room.until, self.now), until)
+            cap = draft.extend(account, pool.name, usd)
+            if cap is not None:
+                draft.rollback(mark)
+                self._barred.add((room.host, account))
+                return False
+            longer.append((room, until))
+        lengthened = draft.mark()
+        for quote, count in option.parts:
+            reserved = self._reserved_usd(pool, quote.offer.usd_per_node_hour, facts)
+            if draft.allowed(account, pool.name, reserved)[0] < count:
+                draft.rollback(mark)
+                self._barred.update((room.host, account) for room, _ in option.rooms)
+                return False
+            draft.take(account, pool.name, count, reserved)  # all parts together must be within the caps
+        draft.rollback(lengthened)
+        for room, until in longer:
+            room.until = until
+            self._longer[room.host, until] = Extension(room.host, account, until)
+        return True
+
+    def _reserve(self, facts: Facts, job: JobId, nos: Mapping[str, No], verdict: Verdict, outcome: Outcome) -> bool:
+        """Keep what comes free for a job that waits for what others have, as EASY backfilling does for the first one.
+
+        False where nothing says when that will be: then nobody waits behind it.
+        """
+        found: tuple[float, PoolRooms, Fit, list[Room], frozenset[str]] | None = None
+        for pool, fit in facts.fits:
+            no = nos.get(pool.state.name)
+            if no is None or not no.scarce or fit.slots:
+                continue
+            rooms = _first(self._free(facts, pool, fit), fit.count)
+            new = max(0, fit.count - len(rooms) - no.scarce)
+            busy = self._suited(facts, pool.busy(fit.take, fit.hosts, _INF))
+            rooms += _first(busy, fit.count - len(rooms) - new)
+            ends = [room.free_at(fit.take) for room in rooms]
+            missing, names = fit.count - len(rooms) - new, frozenset({pool.state.name})
+            if missing and no.everywhere:
+                names = frozenset(self.pools)
+                elsewhere = (other for other in self.pools.values() if other is not pool)
+                others = sorted(room.end for other in elsewhere for room in other.rooms.values())[:missing]
+                missing -= len(others)
+                ends += others
+            if missing:
+                continue  # these nodes are on their way out, and nobody knows for how long
+            start_at = max([self.now, *ends])
+            if ends and (found is None or start_at < found[0]):
+                found = (start_at, pool, fit, rooms, names)
+        if found is None:
+            return False
+        start_at, pool, fit, rooms, names = found
+        take = fit.take.over(start_at, start_at + facts.duration_s)
+        for room in rooms:
+            pool.book_later(room, job, take)
+        name, hosts = pool.state.name, tuple(room.host for room in rooms)
+        # what everybody's nodes are in the way of needs all of them, what one pool's are needs those to be bought
+        self._reserved = (names, start_at, job, new if names == {name} else None)
+        self._failed.clear()
+        outcome.homeless += 1
+        if hosts:
+            outcome.placed.append(((job,), facts.shape, tuple((name, room) for room in rooms)))
+        waits = dataclasses.replace(verdict, kind=VerdictKind.WAIT, pool=name, hosts=hosts, until_at=start_at)
+        outcome.verdicts.append(((job,), waits))
+        self.untils.add(start_at)
+        return True
+
+    def _refusal(self, facts: Facts, nos: Mapping[str, No]) -> Verdict:
+        """The verdict of a job for which there is no place."""
+        nos = {name: nos[name] for name in facts.shape.pools if name in nos}
+        reasons = tuple((name, no.reason) for name, no in nos.items())
+        fixes = {name: no.fix for name, no in nos.items() if no.fix}
+        if any(no.reason == ASKING for no in nos.values()):
+            return Verdict(VerdictKind.WAIT, ASKING, pool_reasons=reasons)
+        passing = {name: no for name, no in nos.items() if not no.lasting}
+        told = passing or nos
+        fix = "; ".join(f"{name}: {fixes[name]}" for name in told if name in fixes)
+        reason = "; ".join(f"{name}: {no.reason}" for name, no in told.items())
+        until = min((no.until_at for no in passing.values() if no.until_at is not None), default=None)
+        if until is not None:
+            self.untils.add(until)
+        kind = VerdictKind.WAIT if passing else VerdictKind.REFUSED
+        return Verdict(kind, reason, until_at=until, pool_reasons=reasons, fix=fix)
+
+    # Warm nodes, and what comes out
+
+    def hold(self, name: str, wanted: int) -> str:
+        """Buy what the pool lacks of ``wanted`` nodes; the reason where that fails, empty where all is well."""
+        pool = self.pools[name]
+        missing = wanted - len(pool.rooms)
+        if missing <= 0:
+            return ""
+        demand = Demand(missing, missing, pool.state.cores, pool.state.gpus, exclusive=True)
+        facts = self.facts(Shape(demand, (name,)))
+        found = self._new(facts, 1, beside=False)
+        if isinstance(found, dict):
+            return found[name].reason
+        rooms = self._open(facts, pool, found.fit, found)
+        for quote, _ in found.parts:
+            self._order(quote, facts, [room for room in rooms if room.quote is quote], (), "warm")
+        return ""
+
+    def purchases(self) -> Iterator[Purchase]:
+        for quote, rooms, jobs in self._orders.values():
+            yield Purchase(
+                quote.offer,
+                tuple(room.host for room in rooms),
+                tuple(jobs),
+                rooms[0].payer,
+                tuple(self._bought_until[room.host] for room in rooms),
+            )
+
+    def extensions(self) -> Iterator[Extension]:
+        return iter(self._longer.values())
+
+
+def pack(work: Work, askers: Sequence[Request], *, followed: bool = False) -> Outcome:
+    """Find every asker its place, or its reason; what is scarce is kept from those that follow, too, where some do."""
+    by_shape: dict[int, Batch] = {}
+    for request in askers:
+        batch = by_shape.get(id(request.shape))
+        if batch is None:
+            by_shape[id(request.shape)] = (request.shape, [request])
+        else:
+            batch[1].append(request)
+    batches = _merged(by_shape.values())
+    batches.sort(key=_longest_first)
+    way = Way(batches)
+    outcome = work.attempt(way)
+    if work.scanty and (outcome.homeless or len(batches) <= SMALL):
+        whole, score = way, outcome.score()
+        work.undo(outcome)
+        way = dataclasses.replace(way, split=True)
+        outcome = work.attempt(way)
+        if outcome.score() > score or (outcome.score() == score and not outcome.homeless):
+            work.undo(outcome)
+            way = whole
+            outcome = work.attempt(way)
+    if outcome.scarce:
+        if followed or (outcome.placed and len(batches) > 1):
+            work.undo(outcome)
+            return work.attempt(dataclasses.replace(way, batches=list(_in_line(askers))), reserve=True)
+        return outcome
+    sharing = any(not shape.demand.exclusive for shape, _ in batches)
+    if not work.has_bought() or len(askers) == 1 or len(batches) > SMALL or work.is_large() or not sharing:
+        return outcome  # jobs that share nothing have the cheapest offers already
+    return _improve(work, way, outcome)
+
+
+def _improve(work: Work, first: Way, outcome: Outcome) -> Outcome:
+    """Pack a few shapes in other ways, too, and keep the cheapest; then let single shapes go first while that helps."""
+    batches = list(first.batches)
+    best = (outcome.score(), first)
+
+    def attempt(way: Way) -> None:
+        nonlocal best, outcome
+        work.undo(outcome)
+        outcome = work.attempt(way)
+        if outcome.score() < best[0]:
+            best = (outcome.score(), way)
+
+    pools = ("", *dict.fromkeys(name for shape, _ in batches for name in shape.pools))
+    gangs = sum(shape.demand.nodes > 1 for shape, _ in batches)
+    orders = [batches, sorted(batches, key=_largest_first)]
+    if gangs:
+        orders.append(sorted(batches, key=_gangs_first))
+    apart, split = (False, True) if gangs > 1 else (False,), (False, True) if work.scanty else (False,)
+    for choices in itertools.product(orders, (False, True), pools, apart, split):
+        attempt(Way(*choices))
+    before = None
+    while best is not before:
+        before, way = best, best[1]
+        for batch in batches:
+            rest = [other for other in way.batches if other is not batch]
+            attempt(dataclasses.replace(way, batches=[batch, *rest]))
+    work.undo(outcome)
+    return work.attempt(best[1])
+
+
+def _merged(batches: Iterable[Batch]) -> list[Batch]:
+    """Shapes that are equal are one, whoever made them."""
+    found: dict[Shape, list[Request]] = {}
+    for shape, requests in batches:
+        known = found.setdefault(shape, requests)
+        if known is not requests:
+            known.extend(requests)
+            known.sort(key=lambda request: request.order)
+    return list(found.items())
+
+
+def _in_line(askers: Sequence[Request]) -> Iterator[Batch]:
+    """The scheduler's order; neighbours of one shape together."""
+    for shape, requests in itertools.groupby(askers, key=lambda request: request.shape):
+        yield shape, list(requests)
+
+
+def _longest_first(batch: Batch) -> tuple[object, ...]:
+    demand = batch[0].demand
+    return (-(demand.duration_s or _INF), -demand.nodes, -_size(demand), batch[1][0].order)
+
+
+def _largest_first(batch: Batch) -> tuple[object, ...]:
+    demand = batch[0].demand
+    return (-_size(demand), -(demand.duration_s or _INF), -demand.nodes, batch[1][0].order)
+
+
+def _gangs_first(batch: Batch) -> tuple[object, ...]:
+    return (-batch[0].demand.nodes, *_longest_first(batch))
+
+
+def _size(demand: Demand) -> int:
+    return demand.slots * demand.cores_per_slot
+
+
+def _over(cap: Cap | None, wanted: int, allowed: int, usd_per_node: float | None) -> No:
+    """A cap leaves too little."""
+    assert cap is not None, "a draft that allows less than is wanted names its cap"
+    if cap.unit == "price":
+        return No(
+            f"has no known price, and {cap.name} is set",
+            lasting=True,
+            fix="a price in [[price]] or [pool.NAME], or [limits] assume_usd_per_node_hour",
+        )
+    if cap.unit == "nodes":
+        if wanted > cap.limit:
+            return No(
+                f"needs {wanted} nodes, {cap.name} = {cap.limit:g}",
+                lasting=True,
+                fix=f"{cap.name} = {wanted} or more, or fewer nodes",
+                cap=cap,
+                needed=wanted,
+            )
+        return No(
+            f"{cap.name} = {cap.limit:g} leaves too few nodes",
+            lasting=False,
+            fix=f"wait for other jobs to end, or raise {cap.name}",
+            scarce=wanted - allowed,
+            everywhere=not cap.name.startswith("[pool."),
+            cap=cap,
+            needed=wanted,
+        )
+    needs = wanted * (usd_per_node or 0.0)
+    if needs > cap.limit:
+        return No(
+            f"would reserve ${needs:.2f}, more than {cap.name} = {cap.limit:g}",
+            lasting=True,
+            fix=f"{cap.name} = {_up(needs):.2f} or more, fewer nodes, or a shorter time limit",
+            cap=cap,
+            needed=needs,
+        )
+    return No(
+        f"{cap.name} = {cap.limit:g} leaves too little",
+        lasting=False,
+        until_at=cap.until_at,
+        fix=f"wait until it is renewed, or raise {cap.name}",
+        money=True,
+        cap=cap,
+        needed=needs,
+    )
+
+
+def _buying(parts: Sequence[tuple[Quote, int]], jobs: int) -> str:
+    """What is bought for each of so many jobs, in words."""
+    told = []
+    for quote, nodes in parts:
+        price = quote.offer.usd_per_node_hour
+        each = "" if price is None else f" at ${price:g} an hour each"
+        told.append(f"{max(1, nodes // jobs)} of {quote.offer.instance_type}{each}")
+    return "buying " + " and ".join(told)
+
+
+def _up(usd: float) -> float:
+    """Rounded up to the cent."""
+    return math.ceil(usd * 100 - 1e-9) / 100
+
+
+def _usd(price: float | None, seconds: float) -> float | None:
+    return None if price is None else price * max(0.0, seconds) / 3600
+
+
+def _sum(parts: Iterable[float | None]) -> float | None:
+    total = 0.0
+    for part in parts:
+        if part is None:
+            return None
+        total += part
+    return total
+
+
+def _first(rooms: Iterable[Room], count: int) -> list[Room]:
+    return list(itertools.islice(rooms, count))
+
+
+def served_by(pool: str, rooms: Sequence[Room], now: float) -> Verdict:
+    up = all(room.up and room.at <= now for room in rooms)
+    reason = "its nodes are up" if up else "nodes on their way serve it"
+    return Verdict(VerdictKind.COMING, reason, pool=pool, hosts=tuple(room.host for room in rooms))
