@@ -79,9 +79,9 @@ class Batching(Table):
 class Money(Table):
     """Caps in US dollars. A day and a month are UTC's."""
 
-    usd_per_day: float | None = Field(default=None, ge=0)
+    usd_per_day: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """No more than this is committed in one day: spent, and reserved for what lives, is in flight or planned."""
-    usd_per_month: float | None = Field(default=None, ge=0)
+    usd_per_month: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """No more than this is committed in one month."""
 
 
@@ -102,14 +102,14 @@ class Limits(Money):
     user: dict[str, Money] = Field(default_factory=dict)
     """Caps for users, by name."""
     bank: dict[str, Money] = Field(default_factory=dict)
-    """Caps for banks."""
+    """Caps for banks; a job without a bank is under none of them."""
     project: dict[str, Money] = Field(default_factory=dict)
-    """Caps for projects."""
+    """Caps for projects; a job without a project is under none of them."""
     pool: dict[str, Money] = Field(default_factory=dict)
     """Caps for pools; `[pool.NAME] max_nodes` limits their nodes."""
     provider: dict[str, ProviderLimits] = Field(default_factory=dict)
     """Caps for providers."""
-    assume_usd_per_node_hour: float | None = Field(default=None, gt=0)
+    assume_usd_per_node_hour: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """The price to reckon with where none is known. Without it, an offer without a price is refused where a dollar cap
     applies."""
     warn_at: float = Field(default=0.8, gt=0, le=1)
@@ -168,9 +168,10 @@ class Policy(Table):
     max_resubmits: int = Field(default=3, ge=1)
     """How often at most, one after the other."""
     cooldown: Duration = 30.0
-    """How long a pool is left alone after a failed launch or boot; doubles with each further failure."""
+    """How long what failed is left alone: after a launch the offer, zone, region, pool or provider that the error
+    reaches, after a boot the pool. Doubles with each further failure."""
     cooldown_max: Duration = 3600.0
-    """The longest time that a pool is left alone; after an order that can never succeed, it is this long at once."""
+    """The longest time that it is left alone; after an order that can never succeed, it is this long at once."""
     reconcile_interval: Duration = 300.0
     """How often each provider's listing is compared with the records while any node lives."""
 
@@ -232,6 +233,8 @@ class BurstConfig(Table):
     state_dir: Path | None = None
     """Where records are kept: an absolute path, by default ``fluxburst/CLUSTER`` below ``$XDG_STATE_HOME`` or
     ``~/.local/state``."""
+    keep_history: Duration = Field(default=7776000.0, ge=2678400.0)
+    """How long the log, the nodes that are gone and what they cost are kept; at least the 31 days of a month's caps."""
     staging_queue: str = "staging"
     """In queue mode, the stopped queue where jobs larger than home wait for their nodes."""
     lead: Lead
@@ -298,6 +301,12 @@ class BurstConfig(Table):
                 if name != "*" and name not in known:
                     raise ValueError(
                         f'[limits.{key}.{name}]: no such {key}; there is {", ".join(sorted(known))}, or "*" for all'
+                    )
+        for key, accounts in (("user", self.limits.user), ("bank", self.limits.bank), ("project", self.limits.project)):
+            for name in accounts:
+                if not name or name != name.strip():
+                    raise ValueError(
+                        f'[limits.{key}."{name}"]: no {key} is called that; write its name, or "*" for all'
                     )
         return self
 

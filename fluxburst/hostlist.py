@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 
 from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
+from ClusterShell.RangeSet import RangeSet
 
 from fluxburst.model import Host
 
@@ -20,6 +21,8 @@ MOST = 1 << 20
 """No list may have more members: they come from users too, and ``c[0-999999999]`` is soon written."""
 
 _PART = re.compile(r"(?P<head>[^\s,\[\]]*)(?:\[(?P<ids>[^\[\]]+)\](?P<tail>[^\s,\[\]]*))?")
+_DIGITS = "0123456789"
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _SPAN = re.compile(r"(?P<first>[0-9]{1,18})(?:-(?P<last>[0-9]{1,18}))?")
 
 
@@ -47,7 +50,17 @@ def expand(text: str) -> tuple[Host, ...]:
 
 def fold(hosts: Iterable[str]) -> str:
     """The short form for people: c0, c1, c2 give ``c[0-2]``. Sorted; an empty set gives an empty string."""
-    return str(NodeSet.fromlist(list(hosts), resolver=RESOLVER_NOGROUP))
+    names = list(hosts)
+    if not names:
+        return ""
+    # NodeSet takes its time over each name, and a gang's names differ in their last number only
+    head = names[0].rstrip(_DIGITS)
+    tails = {name[len(head) :] for name in names if name.startswith(head)}
+    if len(tails) == len(names) and all(map(_NUMBER.fullmatch, tails)):
+        numbers = RangeSet()
+        numbers.update(tails)
+        return f"{head}{numbers}" if len(tails) == 1 else f"{head}[{numbers}]"
+    return str(NodeSet.fromlist(names, resolver=RESOLVER_NOGROUP))
 
 
 def ids(text: str) -> frozenset[int]:

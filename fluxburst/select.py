@@ -197,8 +197,8 @@ def _admit(
     if answer is True:
         return pools
     rules = config.select
-    if rules.users and userid not in rules.users and _user_name(userid) not in rules.users:
-        raise OptionError(f"user {_user_name(userid)} may not burst; ask for an entry in [select] users")
+    if rules.users and userid not in rules.users and user_name(userid) not in rules.users:
+        raise OptionError(f"user {user_name(userid)} may not burst; ask for an entry in [select] users")
     if rules.queues and queue not in rules.queues and queue not in (config.staging_queue, *config.pool_queues()):
         raise OptionError(f"jobs of queue {queue!r} may not burst; [select] queues admits {', '.join(rules.queues)}")
     if rules.max_nodes_per_job is None:
@@ -216,7 +216,8 @@ def _least_nodes(demand: Demand, pool: Pool) -> int:
     return demand.nodes or -(-demand.slots // (demand.slots_on(pool.cores, pool.gpus) or 1))
 
 
-def _user_name(userid: int) -> str:
+def user_name(userid: int) -> str:
+    """A user's name; the number, where this machine knows none."""
     try:
         return pwd.getpwuid(userid).pw_name
     except KeyError:

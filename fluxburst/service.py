@@ -17,12 +17,14 @@ from fluxburst.controller import Controller, Done, Effect, World
 from fluxburst.controller import effects as fx
 from fluxburst.controller.report import Reports
 from fluxburst.errors import Disconnected, FluxburstError
-from fluxburst.flux.protocol import Caller, CaughtUp, ConnectionLost, Instance, InstanceEvent, Loop, Timer
+from fluxburst.flux.protocol import Caller, CaughtUp, ConnectionLost, Instance, InstanceEvent, JobEvent, Loop, Timer
 from fluxburst.jobid import f58
 from fluxburst.model import JobId, RequestId
+from fluxburst.moment import Planner
+from fluxburst.plan import Packer
 from fluxburst.provider.discovery import Plugins
 from fluxburst.provider.manager import Providers
-from fluxburst.store import LogEntry, Store
+from fluxburst.store import LogEntry, Records
 
 log = structlog.get_logger("fluxburst")
 
@@ -45,7 +47,9 @@ def echo(entry: LogEntry) -> None:
 class Service:
     """One connection's life. Building it reads the store; :meth:`start` subscribes; the loop does the rest.
 
-    ``clock`` gives POSIX seconds, and is read once.
+    ``clock`` gives POSIX seconds, and is read once. With ``dry_run`` the log tells what would be bought, and nothing is
+    changed: providers are asked for offers and machines, Flux and plugins hear nothing, no RPC is answered. So it may
+    run beside another service, with a store of its own.
     """
 
     def __init__(
@@ -55,10 +59,12 @@ class Service:
         loop: Loop,
         providers: Providers,
         plugins: Plugins,
-        store: Store,
+        store: Records,
         *,
         clock: Callable[[], float] = time.time,
         new_id: Callable[[], RequestId] = new_request_id,
+        planner: Planner | None = None,
+        dry_run: bool = False,
     ) -> None:
         self._instance = instance
         self._loop = loop
@@ -67,17 +73,21 @@ class Service:
         self._config = config
         providers.prepare()
         boot = bootkit.boot_material(instance.facts.config, config)
-        world = World(config, store, instance.facts, lambda: boot, new_id, providers.shrink)
-        self.controller = Controller(world, plugins)
+        # time goes on from the latest record, by the loop's own clock: a wall clock that is set back stops nothing
+        now = max([clock(), *(node.changed_at for node in store.live_nodes())])
+        world = World(
+            config, store, instance.facts, lambda: boot, new_id, providers.shrink, plugins.order_offers, now=now
+        )
+        self.controller = Controller(world, plugins, planner or Packer(), dry_run=dry_run)
         self.reports = Reports(world, plugins, providers)
         self.lost: ConnectionLost | None = None
         self._timer: Timer | None = None
+        self._timer_at: float | None = None
         self._step_due = False
         self._closed = False
-        # time goes on from the latest record, by the loop's own clock: a wall clock that is set back stops nothing
-        records = [node.changed_at for node in store.live_nodes()]
-        self._epoch = max([clock(), *records]) - loop.time()
+        self._epoch = now - loop.time()
         self._past: tuple[int, float] | None = (0, time.monotonic())
+        self._dry_run = dry_run
 
     @property
     def world(self) -> World:
@@ -85,8 +95,15 @@ class Service:
 
     def start(self) -> None:
         """Register the RPCs and begin to follow the journals."""
-        log.info("started", version=__version__, cluster=self._config.cluster, mode=self._config.mode)
-        self._instance.serve(self.handle)
+        log.info(
+            "started",
+            version=__version__,
+            cluster=self._config.cluster,
+            mode=self._config.mode,
+            **({"dry_run": True} if self._dry_run else {}),
+        )
+        if not self._dry_run:
+            self._instance.serve(self.handle)
         self._instance.subscribe(self._take)
         self.wake()
 
@@ -106,6 +123,7 @@ class Service:
     def handle(self, method: str, payload: Mapping[str, Any], caller: Caller) -> Mapping[str, Any]:
         """Answer one RPC ``burst.METHOD``."""
         response = self.reports.answer(method, payload, caller, self._now())
+        self.world.stale = True
         self.wake()
         return response
 
@@ -117,7 +135,8 @@ class Service:
         if self._past is not None:
             self._past = self._count_past(self._past, event)
         self.controller.post(event)
-        self.wake()
+        if not isinstance(event, JobEvent) or event.name not in ("start", "finish"):  # these can wait for the next
+            self.wake()
 
     def _count_past(self, past: tuple[int, float], event: InstanceEvent) -> tuple[int, float] | None:
         """How many events the journals' past had and how long it took, for the log; None when it is over."""
@@ -134,21 +153,31 @@ class Service:
         self._step_due = False
         if self._closed:
             return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         now = self._now()
         step = self.controller.step(now)
         for effect in step.effects:
             self._let_go(effect, now)
-        for change in step.changes:
+        for change in step.changes if not self._dry_run else ():
             self._plugins.node_changed(change.node, change.old)
-        if step.next_at is not None:
-            delay_s = step.next_at - self._now()
+        self._wake_at(step.next_at)
+
+    def _wake_at(self, at: float | None) -> None:
+        """Have the next step by then; None needs none."""
+        if self._timer is not None:
+            if at == self._timer_at:
+                return
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            delay_s = at - self._now()
             if delay_s <= 0:
                 self.wake()
             else:
-                self._timer = self._loop.call_later(delay_s, self.wake)
+                self._timer, self._timer_at = self._loop.call_later(delay_s, self._alarm), at
+
+    def _alarm(self) -> None:
+        self._timer = None
+        self.wake()
 
     def _let_go(self, effect: Effect, begun_at: float) -> None:
         def done(future: Future[Any]) -> None:
@@ -182,10 +211,10 @@ class Service:
                 return instance.move(job_id, queue)
             case fx.Memo(job_id, burst):
                 return instance.memo(job_id, {"burst": dict(burst)})
-            case fx.Drain(host, reason):
-                return instance.drain([host], reason)
-            case fx.Undrain(host):
-                return instance.undrain([host])
+            case fx.Drain(hosts, reason):
+                return instance.drain(hosts, reason)
+            case fx.Undrain(hosts):
+                return instance.undrain(hosts)
             case fx.CheckAllocated():
                 return instance.allocated()
             case fx.StopBrokers(hosts):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from fluxburst.controller.effects import CheckAllocated, Drain, StopBrokers
+from collections.abc import Collection, Sequence
+
+from fluxburst.controller.effects import CheckAllocated, StopBrokers
 from fluxburst.controller.planning import wanted_warm
-from fluxburst.controller.world import Node, Tick, World, drain_reason
+from fluxburst.controller.world import STAYING_IN_TURN, Node, Tick, World, drain_reason
 from fluxburst.model import Host
-from fluxburst.states import COMING, NodeState, Why
+from fluxburst.states import NodeState, Why
 
 IDLE_VOTES = 3
 """A node leaves after so many looks in a row, spread over its pool's idle_timeout, found it idle and not booked."""
@@ -15,40 +17,50 @@ IDLE_VOTES = 3
 def stage(world: World, tick: Tick) -> None:
     if not world.caught_up:
         return
-    booked = world.plan.booked()
-    for node in world.nodes.values():
-        _vote(world, tick, node, booked)
-    _let_go(world, tick)
+    booked, staying = world.plan.booked, world.in_state(*STAYING_IN_TURN)
+    _vote(world, tick, staying, booked)
+    _let_go(world, tick, staying)
     _draining(world, tick, booked)
 
 
-def _vote(world: World, tick: Tick, node: Node, booked: frozenset[Host]) -> None:
-    record, pool = node.record, world.config.pool[node.record.pool]
-    young = record.joined_at is not None and not tick.at(record.joined_at + pool.min_lifetime)
-    if not _stays(node) or young or world.usage.get(record.host) or record.host in booked:
-        node.idle_votes, node.last_vote_at = 0, None
-        return
-    interval_s = pool.idle_timeout / IDLE_VOTES
-    if node.last_vote_at is None:
-        node.last_vote_at = tick.now
-    while node.idle_votes < IDLE_VOTES and tick.at(node.last_vote_at + interval_s):
-        node.idle_votes += 1
-        node.last_vote_at += interval_s
+def _vote(world: World, tick: Tick, staying: Sequence[Node], booked: Collection[Host]) -> None:
+    """Look at every node that stays for now, nobody uses and no verdict counts on."""
+    usage = world.usage
+    idle = {
+        node.record.host: node for node in staying if node.record.host not in usage and node.record.host not in booked
+    }
+    for host in world.voted.difference(idle):
+        if host in world.nodes:
+            _take_back_votes(world.nodes[host])
+    world.voted = set(idle)
+    for node in idle.values():
+        record, pool = node.record, world.config.pool[node.record.pool]
+        if record.joined_at is not None and not tick.at(record.joined_at + pool.min_lifetime):
+            _take_back_votes(node)
+            continue
+        interval_s = pool.idle_timeout / IDLE_VOTES
+        if node.last_vote_at is None:
+            node.last_vote_at = tick.now
+        while node.idle_votes < IDLE_VOTES and tick.at(node.last_vote_at + interval_s):
+            node.idle_votes += 1
+            node.last_vote_at += interval_s
 
 
-def _stays(node: Node) -> bool:
-    return node.record.state is NodeState.JOINED or node.record.state in COMING
+def _take_back_votes(node: Node) -> None:
+    node.idle_votes, node.last_vote_at = 0, None
 
 
-def _let_go(world: World, tick: Tick) -> None:
+def _let_go(world: World, tick: Tick, staying: Sequence[Node]) -> None:
     """Drain what was voted out or asked back, as far as its provider can part with it and its pool stays warm."""
+    going = [node for node in staying if node.asked or node.idle_votes >= IDLE_VOTES]
+    if not going:
+        return
     spare = {pool: -wanted for pool, wanted in wanted_warm(world).items()}
-    staying = [node for node in world.nodes.values() if _stays(node)]
     for node in staying:
         spare[node.record.pool] = spare.get(node.record.pool, 0) + (not node.asked)
     # the longest idle first, so that a warm pool does not flap between its nodes; then from an order's tail
-    for node in sorted(staying, key=lambda node: (-node.idle_votes, -world.ranks[node.record.host])):
-        together = [mate for mate in world.leaves_with(node) if _stays(mate)]
+    for node in sorted(going, key=lambda node: (-node.idle_votes, -world.ranks[node.record.host])):
+        together = [mate for mate in world.leaves_with(node) if mate.record.state in STAYING_IN_TURN]
         if not all(mate.asked or mate.idle_votes >= IDLE_VOTES for mate in together):
             continue
         if any(mate.record.state is NodeState.PLANNED for mate in together):
@@ -64,19 +76,17 @@ def _let_go(world: World, tick: Tick) -> None:
                 tick.change(mate, NodeState.RELEASING, str(Why.ASKED if mate.asked else Why.NOT_NEEDED))
 
 
-def _draining(world: World, tick: Tick, booked: frozenset[Host]) -> None:
+def _draining(world: World, tick: Tick, booked: Collection[Host]) -> None:
     ready: list[Host] = []
     look: list[Host] = []
-    for node in world.nodes.values():
-        if node.record.state is not NodeState.DRAINING:
-            continue
+    for node in world.in_state(NodeState.DRAINING):
         host, view = node.record.host, world.hosts[node.record.host]
         if host in booked and node.record.stop_sent_at is None and not node.asked:
             node.checked_at = None
             tick.change(node, NodeState.JOINED, "needed again")
         elif view.drained is None:
             node.checked_at = None
-            tick.do(Drain(host, drain_reason(node.record.reason)))
+            tick.drain(host, drain_reason(node.record.reason))
         elif world.usage.get(host):
             node.checked_at = None  # its job ends first
         elif node.record.stop_sent_at is not None:

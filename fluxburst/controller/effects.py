@@ -46,13 +46,13 @@ class Memo:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    host: Host
+    hosts: tuple[Host, ...]
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Undrain:
-    host: Host
+    hosts: tuple[Host, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +99,34 @@ Effect = (
 )
 
 
-def key(effect: Effect) -> tuple[object, ...]:
-    """Two effects of one key are never under way at once."""
+QUESTIONS = (ListNodes, Ask)
+"""What a dry run may do: ask providers. It changes nothing."""
+
+Key = tuple[object, ...]
+
+
+def drain_key(host: Host) -> Key:
+    """The key of whatever drains or undrains this host."""
+    return (Drain, host)
+
+
+def keys(effect: Effect) -> tuple[Key, ...]:
+    """Two effects that share a key are never under way at once."""
     match effect:
         case Launch(_, order):
-            return (Launch, order.request_id)
+            return ((Launch, order.request_id),)
         case Release(provider, _) | ListNodes(provider):
-            return (type(effect), provider)
+            return ((type(effect), provider),)
         case Ask(provider, demand):
-            return (Ask, provider, demand)
+            return ((Ask, provider, demand),)
         case Move(job_id) | Memo(job_id) | Resubmit(job_id):
-            return (type(effect), job_id)
-        case Drain(host) | Undrain(host):
-            return (Drain, host)
+            return ((type(effect), job_id),)
+        case Drain(hosts) | Undrain(hosts):
+            return tuple(map(drain_key, hosts))
         case SetQueue(queue):
-            return (SetQueue, queue)
+            return ((SetQueue, queue),)
         case CheckAllocated() | StopBrokers():
-            return (type(effect),)
+            return ((type(effect),),)
 
 
 @dataclass(frozen=True, slots=True)

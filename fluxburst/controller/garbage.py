@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fluxburst.controller.effects import ListNodes, Release
 from fluxburst.controller.join import fail
-from fluxburst.controller.world import Listing, Node, Tick, World
+from fluxburst.controller.world import COMING_IN_TURN, Listing, Node, Tick, World
 from fluxburst.model import NodePhase, NodeRecord, NodeReport
 from fluxburst.states import COMING, NodeState, Why
 
@@ -24,24 +24,21 @@ def stage(world: World, tick: Tick) -> None:
             if listing.begun_at >= world.look_after_at.get(provider, float("inf")):
                 del world.look_after_at[provider]
             _compare(world, tick, provider, listing)
-        if tick.at(_next_listing_at(world, tick, provider, listing)):
+        if tick.at(_next_listing_at(world, provider, listing)):
             tick.do(ListNodes(provider))
 
 
-def _next_listing_at(world: World, tick: Tick, provider: str, listing: Listing) -> float | None:
+def _next_listing_at(world: World, provider: str, listing: Listing) -> float | None:
     """None while nothing lives: in the steady state nothing is polled."""
-    mine = [node for node in world.nodes.values() if node.record.provider == provider]
     times = []
-    unseen = (NodeState.JOINED, NodeState.DRAINING)
-    coming = [
-        node.record.planned_at
-        for node in mine
-        if node.record.state in COMING or (node.record.node_id is None and node.record.state in unseen)
-    ]
+    coming = [node.record.planned_at for node in world.in_state(*COMING_IN_TURN) if node.record.provider == provider]
+    for node in world.unseen.values():
+        if node.record.provider == provider and node.record.state in (NodeState.JOINED, NodeState.DRAINING):
+            coming.append(node.record.planned_at)
     if coming:
         # early failures show early; a boot that takes minutes is asked after less often
-        times.append(listing.at + min(max((tick.now - min(coming)) / 4, POLL_LEAST_S), POLL_MOST_S))
-    if mine:
+        times.append(listing.at + min(max((listing.at - min(coming)) / 2, POLL_LEAST_S), POLL_MOST_S))
+    if any(node.record.provider == provider for node in world.nodes.values()):
         times.append(listing.at + world.config.policy.reconcile_interval)
     if provider in world.look_after_at:
         times.append(world.look_after_at[provider])
@@ -52,21 +49,21 @@ def _next_listing_at(world: World, tick: Tick, provider: str, listing: Listing) 
 
 def _compare(world: World, tick: Tick, provider: str, listing: Listing) -> None:
     orphans: list[NodeReport] = []
-    listed: set[tuple[str, str]] = set()
     for report in listing.nodes:
-        listed.add((report.request_id, report.host))
         node = world.nodes.get(report.host)
+        if node is not None and node.report is report:
+            continue  # the same object as in the listing before
         if node is not None and node.record.request_id == report.request_id:
             _seen(world, tick, node, report)
+            node.report = report
         elif not _adopt(world, tick, provider, report):
             orphans.append(report)
-    for node in list(world.nodes.values()):
+    for node in world.in_state(NodeState.BOOTING):
         record = node.record
         if (
             record.provider == provider
-            and record.state is NodeState.BOOTING
             and record.changed_at < listing.begun_at
-            and (record.request_id, record.host) not in listed
+            and (record.request_id, record.host) not in listing.node_ids
         ):
             tick.change(node, NodeState.RELEASING, f"{Why.LOST}: {provider} no longer lists it")
     world.orphans_seen_at.pop(provider, None)
@@ -113,6 +110,7 @@ def _adopt(world: World, tick: Tick, provider: str, report: NodeReport) -> bool:
             changed_at=tick.now,
             planned_at=tick.now,
             node_id=report.node_id,
+            usd_per_node_hour=world.config.pool[pool].usd_per_node_hour,
         )
     )
     return True

@@ -14,7 +14,7 @@ IN_VAIN_LEAST_S = 60.0
 def stage(world: World, tick: Tick) -> None:
     if not world.caught_up:
         return
-    for job_id in world.placed:
+    for job_id in sorted(world.placed):
         _in_vain(world, tick, job_id)
     if world.config.mode == "open":
         return
@@ -50,6 +50,7 @@ def _in_vain(world: World, tick: Tick, job_id: JobId) -> None:
         why = f"Flux refused to move it: {refused.data['error']}" if refused else "see `flux queue status`"
         job.stuck = f"its nodes were up for {durations.show(patience_s)} and it did not start; {why}"
         job.stuck_until_at, job.stuck_times, job.ready_at = tick.now + pause_s, job.stuck_times + 1, None
+        world.unplanned.add(job.id)
         world.plan_due = True
 
 

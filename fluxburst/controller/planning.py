@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
+from fluxburst.budget import accounted
 from fluxburst.controller import effects as fx
+from fluxburst.controller.home import forecast, residents
 from fluxburst.controller.launch import record_order
 from fluxburst.controller.world import Job, Tick, World, our_drain
-from fluxburst.model import Demand, Host, JobId, Offer, Refusal, Verdict, VerdictKind
-from fluxburst.plan import ANSWER_TTL_S, Answers, FleetNode, PoolState, Request, by_price, make_plan
+from fluxburst.model import Demand, Host, JobId, NodeRecord, Verdict, VerdictKind
+from fluxburst.moment import FleetNode, Home, Moment, Plan, Planner, PoolState, Request, Rules, Shape
+from fluxburst.offers import ANSWER_KEPT_S, ANSWER_TTL_S, GUESS_JOIN_S
 from fluxburst.states import COMING, NodeState
 
-ANSWER_KEPT_S = 3600.0
-"""How long an answer is kept to be shown, and a refusal for good is believed."""
+FREE, NOT_FREE = True, False
 
-OrderOffers = Callable[[Demand, Sequence[Offer]], Sequence[Offer] | None]
+LATE_S = 60.0
+"""How much later than planned a job may start on nodes that are up without outliving what is reserved for them."""
+
+SERVED = (VerdictKind.COMING, VerdictKind.BURST)
 
 
 class PlanStage:
-    """The stage, with the plugins' ``fluxburst_order_offers``."""
+    """The stage. With ``dry_run`` what would be bought is logged, and nothing is recorded or bought."""
 
-    def __init__(self, order_offers: OrderOffers) -> None:
-        self._order_offers = order_offers
+    def __init__(self, planner: Planner, *, dry_run: bool = False) -> None:
+        self._planner = planner
+        self._dry_run = dry_run
+        self._view = View()
+        self._told: frozenset[object] = frozenset()
+        self._refused: set[JobId] = set()
 
     def __call__(self, world: World, tick: Tick) -> None:
         if not world.caught_up:
@@ -31,68 +41,322 @@ class PlanStage:
         if tick.at(world.plan_again_at):
             world.plan_due = True
         for name, pool in world.config.pool.items():
-            if (pool.provider, _standing_demand(world, name)) not in world.answers:
+            if not world.book.has(pool.provider, _standing_demand(world, name)):
                 tick.do(fx.Ask(pool.provider, _standing_demand(world, name)))
+        _ask(tick, world.asks)
+        world.asks = set()
         if world.plan_due:
-            self._plan(world, tick)
+            world.plan_due = False
+            if self._concerns_nobody(world):
+                tick.at(world.plan_again_at)
+            else:
+                self._plan(world, tick)
+
+    def _concerns_nobody(self, world: World) -> bool:
+        """Whether every job that asks has its hosts, and nothing about these or the jobs has changed."""
+        return (
+            not world.unplanned
+            and len(self._view.requests) == len(world.placed)
+            and world.plan.again_at is None
+            and not world.plan.undecided
+            and not self._view.untils
+            and not wanted_warm(world)
+            and not any(host in world.plan.booked for host in world.dirty)
+        )
 
     def _plan(self, world: World, tick: Tick) -> None:
-        world.plan_due = False
-        pools = {name: _pool_state(world, name, tick.now) for name in world.config.pool}
-        waiting: dict[JobId, Verdict] = {}
-        asking: list[Job] = []
-        for job in world.jobs.values():
-            verdict = _without_plan(world, job, tick.now)
-            if verdict is None:
-                asking.append(job)
-            else:
-                waiting[job.id] = verdict
-        # the scheduler's own order: priority, then age, which the job id tells (RFC 19)
-        asking.sort(key=lambda job: (-job.priority, job.id))
-        limit = world.config.limits.nodes
-        plan = make_plan(
-            [_request(world, job) for job in asking],
-            pools,
-            _fresh_answers(world, tick.now),
-            now=tick.now,
-            nodes_left=None if limit is None else max(0, limit - len(world.nodes)),
-            holds=wanted_warm(world),
-            order_offers=self._preferred,
-        )
-        world.plan = plan
-        for provider, demand in sorted(plan.asks, key=lambda ask: (ask[0], repr(ask[1]))):
-            tick.do(fx.Ask(provider, demand))
-        for purchase in plan.purchases:
-            record_order(world, tick, purchase)
-        world.placed = tuple(job.id for job in asking if plan.verdicts[job.id].hosts)
-        verdicts = waiting | dict(plan.verdicts)
-        for job in world.jobs.values():
-            verdict = verdicts[job.id]
-            if not verdict.hosts:
-                job.ready_at = None
-            if job.id in plan.undecided:
+        moment, without = self._view.moment(world, tick.now)
+        world.unplanned, world.dirty = set(), set()
+        if not self._view.changed and not tick.at(world.plan_again_at) and not world.plan_anew:
+            return
+        world.plan_anew = False
+        plan = world.plan = self._planner.plan(moment)
+        _ask(tick, plan.asks)
+        if self._dry_run:
+            self._tell_dry(world, tick, plan)
+        else:
+            for purchase in plan.purchases:
+                record_order(world, tick, purchase)
+            for extension in plan.extensions:
+                world.extend(tick.now, extension)
+        for job_id, told in without.items():
+            self._decided(world, tick, world.jobs[job_id], told)
+        for job_id in sorted(plan.changed):
+            job, verdict = world.jobs.get(job_id), plan.verdicts.get(job_id)
+            if job is None or verdict is None:
+                continue
+            if job_id in plan.undecided:
                 # a question of milliseconds; until the answer comes the latest verdict stands
                 job.verdict = job.verdict or verdict
-            elif not _same(verdict, job.verdict):
-                _tell_log(world, tick, job, verdict)
-                job.verdict = verdict
-                world.untold.add(job.id)
-        untils = [verdict.until_at for verdict in verdicts.values() if verdict.until_at is not None]
-        if any(verdict.kind is VerdictKind.REFUSED for verdict in plan.verdicts.values()):
-            untils.append(min((at for at, _ in world.answers.values()), default=tick.now) + ANSWER_KEPT_S)
-        if plan.holds:
-            cooling = [value.until_at for value in world.cooldowns.values() if value.until_at > tick.now]
-            untils.append(min([*cooling, tick.now + ANSWER_TTL_S]))
-        # a provider may name a time that is past; once a second is enough for it
-        world.plan_again_at = max(min(untils), tick.now + 1.0) if untils else None
-        tick.at(world.plan_again_at)
+            else:
+                self._decided(world, tick, job, verdict)
+        self._look_again(world, tick, plan)
         # buying changed the records, but the plan that bought them already knows
         world.plan_due = False
 
-    def _preferred(self, demand: Demand, offers: Sequence[Offer]) -> Sequence[Offer]:
-        ordered = by_price(demand, offers)
-        chosen = self._order_offers(demand, ordered)
-        return ordered if chosen is None else chosen
+    def _decided(self, world: World, tick: Tick, job: Job, verdict: Verdict) -> None:
+        if verdict.kind is VerdictKind.REFUSED:
+            self._refused.add(job.id)
+        else:
+            self._refused.discard(job.id)
+        if verdict.kind is VerdictKind.WAIT and not verdict.hosts:
+            world.hopeful.add(job.id)
+        else:
+            world.hopeful.discard(job.id)
+        if verdict.kind in SERVED and verdict.hosts:
+            world.placed.add(job.id)
+        else:
+            world.placed.discard(job.id)
+            job.ready_at = None
+        if _same(verdict, job.verdict):
+            job.verdict = replace(verdict, hosts=job.verdict.hosts) if job.verdict else verdict
+            return
+        _tell_log(world, tick, job, verdict)
+        job.verdict = verdict
+        world.untold.add(job.id)
+
+    def _tell_dry(self, world: World, tick: Tick, plan: Plan) -> None:
+        """Log each purchase once, as long as it is wanted."""
+        told = frozenset((purchase.offer, purchase.hosts) for purchase in plan.purchases)
+        for purchase in plan.purchases:
+            if (purchase.offer, purchase.hosts) not in self._told:
+                world.store.log(
+                    tick.now,
+                    f"pool/{purchase.offer.pool}",
+                    "would buy",
+                    hosts=purchase.hosts,
+                    jobs=purchase.job_ids,
+                    instance_type=purchase.offer.instance_type,
+                    usd_per_node_hour=purchase.offer.usd_per_node_hour,
+                )
+        # a provider that is asked again does not make it new
+        self._told = told | self._told if plan.undecided else told
+
+    def _look_again(self, world: World, tick: Tick, plan: Plan) -> None:
+        untils = [] if plan.again_at is None else [plan.again_at]
+        untils += self._view.untils
+        self._refused &= world.jobs.keys()
+        if self._refused:
+            oldest_at = world.book.oldest_at()
+            untils.append((tick.now if oldest_at is None else oldest_at) + ANSWER_KEPT_S)
+        if plan.unmet:
+            next_at = world.breakers.next_at(tick.now)
+            untils.append(min(tick.now + ANSWER_TTL_S, tick.now + ANSWER_TTL_S if next_at is None else next_at))
+        # a provider may name a time that is past; once a second is enough for it
+        world.plan_again_at = max(min(untils), tick.now + 1.0) if untils else None
+        tick.at(world.plan_again_at)
+
+
+class View:
+    """The world as planners see it, renewed only where it changed.
+
+    Without ``heed_pause`` it is as if buying were not paused.
+    """
+
+    def __init__(self, *, heed_pause: bool = True) -> None:
+        self._heed_pause = heed_pause
+        self.requests: dict[JobId, Request] = {}
+        self._shapes: dict[Shape, Shape] = {}
+        self._stuck: set[JobId] = set()
+        self._hosts: dict[str, dict[Host, FleetNode | bool]] = {}
+        self._nodes: dict[Host, tuple[object, FleetNode]] = {}
+        """Each host as it was seen last, and by what one sees that it is still so."""
+        self._pools: dict[str, PoolState] = {}
+        self._new = True
+        self._seen: object = None
+        self.changed = True
+        """Whether the latest moment differs from the one before in anything but the time and home."""
+        self.untils: list[float] = []
+
+    def moment(self, world: World, now: float) -> tuple[Moment, Mapping[JobId, Verdict]]:
+        """What to plan from, and the verdicts of the changed jobs that the plan need not look at.
+
+        The world stays as it is: what was unplanned and dirty in it is so until its stage says otherwise.
+        """
+        changed: Collection[JobId] = world.jobs.keys() if self._new else world.unplanned | self._stuck
+        without: dict[JobId, Verdict] = {}
+        self._stuck.clear()
+        for job_id in changed:
+            job = world.jobs.get(job_id)
+            verdict = None if job is None else _without_plan(world, job, now)
+            if job is None or verdict is not None:
+                self.requests.pop(job_id, None)
+            else:
+                self.requests[job_id] = self._request(world, job)
+            if job is not None and verdict is not None:
+                without[job_id] = verdict
+                if job.stuck_until_at > now:
+                    self._stuck.add(job_id)
+        self.untils = [world.jobs[job_id].stuck_until_at for job_id in self._stuck]
+        changed_jobs = None if self._new else frozenset(changed)
+        pools = {name: self._pool(world, name, world.dirty, now) for name in world.config.pool}
+        changed_pools = [name for name, state in pools.items() if state is not self._pools.get(name)]
+        self._pools = pools
+        seen = (world.book.version, world.joins.version, wanted_warm(world))
+        self.changed = self._new or bool(changed) or bool(changed_pools) or seen != self._seen
+        self._new, self._seen = False, seen
+        policy, limits = world.config.policy, world.config.limits
+        return (
+            Moment(
+                now=now,
+                requests=self.requests,
+                pools=pools,
+                market=world.market(now),
+                draft=world.ledger.draft(now, Counter(node.record.pool for node in world.nodes.values())),
+                rules=Rules(
+                    min_wait_s=policy.min_wait,
+                    max_usd_per_hour_saved=policy.max_usd_per_hour_saved,
+                    assume_duration_s=policy.assume_duration,
+                    usd_per_job=limits.usd_per_job,
+                    assume_usd_per_node_hour=limits.assume_usd_per_node_hour,
+                ),
+                home=_LazyHome(world, now),
+                residents=residents(world),
+                holds=wanted_warm(world),
+                changed_jobs=changed_jobs,
+                changed_pools=changed_pools,
+            ),
+            without,
+        )
+
+    def _request(self, world: World, job: Job) -> Request:
+        candidate = job.candidate
+        if candidate.demand is None:
+            raise AssertionError("a candidate without a demand has a refusal")
+        here = world.pool_queues.get(job.queue)
+        shape = Shape(
+            demand=candidate.demand,
+            pools=candidate.pools if here is None else (here,),
+            max_usd=candidate.options.max_usd,
+            account=accounted(world.config, world.account(job)),
+        )
+        homeless = here is not None or (bool(job.queue) and job.queue == world.config.staging_queue)
+        return Request(
+            job_id=job.id,
+            shape=self._shapes.setdefault(shape, shape),
+            # the scheduler's own order: priority, then age, which the job id tells (RFC 19)
+            order=(-job.priority, job.id),
+            queue=job.queue,
+            home_at=float("inf") if homeless else job.home_at,
+            not_before_at=job.submitted_at + candidate.options.wait_s if candidate.options.wait_s else 0.0,
+            booked=(job.verdict.pool, job.verdict.hosts) if job.verdict and job.verdict.kind in SERVED else ("", ()),
+        )
+
+    def _pool(self, world: World, name: str, dirty: Collection[Host], now: float) -> PoolState:
+        known, hosts = self._pools.get(name), self._hosts.setdefault(name, {})
+        if known is None:
+            dirty = world.declared[name]
+        else:
+            # what outlives its reckoning is reckoned anew
+            late = [host for host, node in hosts.items() if isinstance(node, FleetNode) and 0 < node.end_at <= now]
+            dirty = [host for host in (*dirty, *late) if host in world.declared[name]]
+        renewed = [(host, self._host(world, name, host, now)) for host in dirty]
+        dirty = [host for host, node in renewed if hosts.get(host) != node]
+        hosts.update(renewed)
+        closed, until_at, fix = _closed(world, name, now, heed_pause=self._heed_pause)
+        failing = world.breakers.failing(name, now)
+        if known is not None and not dirty:
+            if (known.closed, known.closed_until_at, known.failing) == (closed, until_at, failing):
+                return known
+            return replace(known, closed=closed, closed_until_at=until_at, closed_fix=fix, failing=failing)
+        table = world.config.pool[name]
+        return PoolState(
+            name=name,
+            provider=table.provider,
+            cores=table.cores,
+            gpus=table.gpus,
+            properties=world.properties[name],
+            declared=world.declared[name],
+            fleet=tuple(node for node in hosts.values() if isinstance(node, FleetNode)),
+            free=tuple(host for host, node in hosts.items() if node is FREE),
+            failing=failing,
+            closed=closed,
+            closed_until_at=until_at,
+            closed_fix=fix,
+            boot_s=table.join_timeout,
+            tail_s=table.idle_timeout + table.stop_timeout + LATE_S,
+            least_s=table.min_lifetime,
+            billing_increment_s=table.billing_increment,
+            billing_minimum_s=table.billing_minimum,
+        )
+
+    def _host(self, world: World, pool: str, host: Host, now: float) -> FleetNode | bool:
+        """A host that is up, or on its way; else whether it may be ordered."""
+        node, view = world.nodes.get(host), world.hosts[host]
+        foreign_drain = view.drained is not None and not our_drain(view.drained)
+        if node is None and not view.online:
+            return not world.usage.get(host) and not foreign_drain
+        if node is not None and node.asked:
+            return NOT_FREE  # it serves nobody new
+        record = None if node is None else node.record
+        up = world.usable(host)
+        serves = up or (
+            record is not None
+            and (
+                record.state in COMING
+                or (record.state is NodeState.JOINED and our_drain(view.drained))
+                # it can stay as it has not been told to stop: undraining is faster than buying
+                or (record.state is NodeState.DRAINING and record.stop_sent_at is None and not foreign_drain)
+            )
+        )
+        if not serves:
+            return NOT_FREE
+        shares, coming = world.usage.get(host), record is not None and record.state in COMING
+        signature = (None if record is None else record.request_id, up, coming, shares and tuple(shares))
+        known = self._nodes.get(host)
+        if known is not None and known[0] == signature and not 0 < known[1].end_at <= now:
+            paid_until_at = world.ledger.paid_until(host)
+            if known[1].paid_until_at == paid_until_at:
+                return known[1]
+        found = self._node(world, pool, host, record, up=up, now=now)
+        self._nodes[host] = (signature, found)
+        return found
+
+    @staticmethod
+    def _node(world: World, pool: str, host: Host, record: NodeRecord | None, *, up: bool, now: float) -> FleetNode:
+        shares, table = world.usage.get(host) or {}, world.config.pool[pool]
+        at, latest_at, order = 0.0, 0.0, None if record is None else world.orders.get(record.request_id)
+        if not up and record is not None and record.state in COMING:
+            at = record.planned_at + (GUESS_JOIN_S if order is None else world.market(now).quote(order.offer).join_s)
+            latest_at = record.planned_at + table.join_timeout
+        return FleetNode(
+            host,
+            cores=table.cores - sum(share.cores for share in shares.values()),
+            gpus=table.gpus - sum(share.gpus for share in shares.values()),
+            whole=not shares,
+            up=up,
+            at=at,
+            latest_at=latest_at,
+            end_at=max((world.end_of(job_id, now) for job_id in shares), default=0.0),
+            paid_until_at=world.ledger.paid_until(host),
+            usd_per_node_hour=None if record is None else record.usd_per_node_hour,
+            spot=order is not None and order.offer.spot,
+        )
+
+
+class _LazyHome:
+    """The forecast of home, made when the first job asks for it."""
+
+    def __init__(self, world: World, now: float) -> None:
+        self._world = world
+        self._now = now
+        self._home: Home | None = None
+
+    def start_at(self, queue: str, demand: Demand) -> float:
+        return self._get().start_at(queue, demand)
+
+    def take(self, queue: str, demand: Demand, start_at: float) -> None:
+        self._get().take(queue, demand, start_at)
+
+    def _get(self) -> Home:
+        if self._home is None:
+            self._home = forecast(self._world, self._now)
+        return self._home
+
+
+def _ask(tick: Tick, asks: Collection[tuple[str, Demand]]) -> None:
+    for provider, demand in sorted(asks, key=repr):
+        tick.do(fx.Ask(provider, demand))
 
 
 def _close_window(world: World, tick: Tick) -> None:
@@ -102,10 +366,13 @@ def _close_window(world: World, tick: Tick) -> None:
     batching = world.config.batching
     if tick.at(min(last_at + batching.idle, first_at + batching.max)):
         world.window = None
-        world.plan_due = True
-        for job in world.jobs.values():
-            if job.pending:
+        for job_id in world.unripe:
+            job = world.jobs.get(job_id)
+            if job is not None and job.pending:
                 job.ripe = True
+                world.unplanned.add(job_id)
+                world.plan_due = True
+        world.unripe.clear()
 
 
 def _without_plan(world: World, job: Job, now: float) -> Verdict | None:
@@ -114,93 +381,38 @@ def _without_plan(world: World, job: Job, now: float) -> Verdict | None:
         pool = next((world.pool_of[share.host] for share in job.allocation if share.host in world.pool_of), "")
         return Verdict(VerdictKind.COMING if pool else VerdictKind.HOME, "it started", pool=pool)
     if job.candidate.refusal:
-        return Verdict(VerdictKind.REFUSED, job.candidate.refusal)
+        return Verdict(VerdictKind.REFUSED, job.candidate.refusal, fix="mend what the reason says, and submit it again")
     if job.exception:
         return Verdict(VerdictKind.HOME, f"it failed: {job.exception}")
     if job.stuck_until_at > now:
-        return Verdict(VerdictKind.WAIT, job.stuck, until_at=job.stuck_until_at)
+        fix = "what keeps the scheduler from it: see `flux queue status`; it is tried again then"
+        return Verdict(VerdictKind.WAIT, job.stuck, until_at=job.stuck_until_at, fix=fix)
     if job.depends:
-        return Verdict(VerdictKind.WAIT, "it has unmet dependencies")
+        fix = "nothing; what it depends on has to come first, see `flux job info JOB eventlog`"
+        return Verdict(VerdictKind.WAIT, "it has unmet dependencies", fix=fix)
     if job.priority <= 0:
-        return Verdict(VerdictKind.WAIT, "it is held (urgency 0)" if job.urgency == 0 else "its priority is 0")
+        if job.urgency == 0:
+            return Verdict(VerdictKind.WAIT, "it is held (urgency 0)", fix="flux job urgency JOB default")
+        return Verdict(VerdictKind.WAIT, "its priority is 0", fix="a priority above 0; the site's plugins set it")
     if not job.ripe:
         return Verdict(VerdictKind.HOME, "it may start at home at once")
     return None
 
 
-def _request(world: World, job: Job) -> Request:
-    candidate = job.candidate
-    if candidate.demand is None:
-        raise AssertionError("a candidate without a demand has a refusal")
-    here = world.pool_queues.get(job.queue)
-    return Request(
-        job_id=job.id,
-        demand=candidate.demand,
-        pools=candidate.pools if here is None else (here,),
-        max_usd=candidate.options.max_usd,
-        not_before_at=job.submitted_at + candidate.options.wait_s if candidate.options.wait_s else 0.0,
-        booked=("", ()) if job.verdict is None else (job.verdict.pool, job.verdict.hosts),
-    )
-
-
-def _pool_state(world: World, name: str, now: float) -> PoolState:
-    table = world.config.pool[name]
-    fleet: list[FleetNode] = []
-    leaving: list[FleetNode] = []
-    free: list[Host] = []
-    for host in world.declared[name]:
-        node, view = world.nodes.get(host), world.hosts[host]
-        foreign_drain = view.drained is not None and not our_drain(view.drained)
-        shares = world.usage.get(host) or {}
-        room = FleetNode(
-            host,
-            cores=table.cores - sum(share.cores for share in shares.values()),
-            gpus=table.gpus - sum(share.gpus for share in shares.values()),
-            whole=not shares,
-            up=world.usable(host),
-        )
-        if node is not None and node.asked:
-            continue  # it serves nobody new
-        if room.up or (node is not None and node.record.state in COMING):
-            fleet.append(room)
-        elif node is not None and node.record.state is NodeState.JOINED and our_drain(view.drained):
-            fleet.append(room)  # it is being undrained
-        elif node is not None and node.record.state is NodeState.DRAINING:
-            # it can stay if it has not been told to stop: undraining is faster than buying
-            if node.record.stop_sent_at is None and not foreign_drain:
-                leaving.append(room)
-        elif node is None and not view.online and not foreign_drain and not shares:
-            free.append(host)
-    mine = {host for host, node in world.nodes.items() if node.record.pool == name}
-    closed, until_at = _closed(world, name, now)
-    return PoolState(
-        name=name,
-        provider=table.provider,
-        cores=table.cores,
-        gpus=table.gpus,
-        properties=frozenset({world.config.property_of(name), *table.properties}),
-        declared=world.declared[name],
-        fleet=(*fleet, *leaving),
-        free=tuple(free),
-        max_nodes=table.max_nodes,
-        unusable=len(mine - {room.host for room in (*fleet, *leaving)}),
-        failing=name in world.cooldowns,
-        closed=closed,
-        closed_until_at=until_at,
-    )
-
-
-def _closed(world: World, pool: str, now: float) -> tuple[str, float | None]:
-    if world.paused:
-        return "buying is paused; an administrator resumes it with `flux burst resume`", None
+def _closed(world: World, pool: str, now: float, *, heed_pause: bool) -> tuple[str, float | None, str]:
+    """Why nothing may be bought in a pool, until when, and what would open it."""
+    if world.paused and heed_pause:
+        resume = "an administrator resumes it with `flux burst resume`"
+        return f"buying is paused; {resume}", None, resume
     provider = world.config.pool[pool].provider
     if provider not in world.listings:
         # unknown is not absent: nothing is bought before it is known what is there
-        return f"what provider {provider} already runs is not known yet", None
-    cooling = world.cooldowns.get(pool)
-    if cooling is not None and cooling.until_at > now:
-        return f"left alone after a failure: {cooling.reason}", cooling.until_at
-    return "", None
+        fix = "nothing, if it answers soon; see `flux burst providers` and `flux burst check`"
+        return f"what provider {provider} already runs is not known yet", None, fix
+    closed = world.breakers.closed_pool(pool, provider, now)
+    if closed is not None:
+        return closed.reason, closed.until_at, ""
+    return "", None, ""
 
 
 def wanted_warm(world: World) -> dict[str, int]:
@@ -217,26 +429,11 @@ def _standing_demand(world: World, pool: str) -> Demand:
     return Demand(nodes=1, slots=1, cores_per_slot=table.cores, gpus_per_slot=table.gpus, exclusive=True)
 
 
-def _fresh_answers(world: World, now: float) -> Answers:
-    """The answers that may still be used. A refusal that names no time to ask again stays for long."""
-    for key in [key for key, (at, _) in world.answers.items() if at + ANSWER_KEPT_S <= now]:
-        del world.answers[key]
-
-    def fresh(at: float, answers: Sequence[Offer | Refusal]) -> bool:
-        if now < at + 1.0:
-            return True  # a provider may name a time that is past
-        if any(isinstance(no, Refusal) and no.retry_at is not None and no.retry_at <= now for no in answers):
-            return False
-        return now < at + ANSWER_TTL_S or all(isinstance(no, Refusal) and no.retry_at is None for no in answers)
-
-    return {key: answers for key, (at, answers) in world.answers.items() if fresh(at, answers)}
-
-
 def _same(one: Verdict, other: Verdict | None) -> bool:
     """Whether nothing worth telling has changed; the sequence of its hosts is not."""
-    if other is None or set(one.hosts) != set(other.hosts):
-        return False
-    return dataclasses.replace(one, hosts=()) == dataclasses.replace(other, hosts=())
+    return (
+        other is not None and replace(one, hosts=()) == replace(other, hosts=()) and set(one.hosts) == set(other.hosts)
+    )
 
 
 def _tell_log(world: World, tick: Tick, job: Job, verdict: Verdict) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fluxburst.controller.effects import ListNodes, Release
-from fluxburst.controller.world import Listing, Node, Tick, World
+from fluxburst.controller.world import Node, Tick, World
 from fluxburst.model import NodeId
 from fluxburst.states import NodeState
 
@@ -16,24 +16,20 @@ REPEAT_MOST_S = 30.0
 def stage(world: World, tick: Tick) -> None:
     if not world.caught_up:
         return  # who runs where is not known yet
-    for provider in {node.record.provider for node in world.nodes.values()}:
-        leaving = [
-            node
-            for node in world.nodes.values()
-            if node.record.provider == provider and node.record.state is NodeState.RELEASING
-        ]
-        if leaving:
-            _release(world, tick, provider, leaving)
+    leaving: dict[str, list[Node]] = {}
+    for node in world.in_state(NodeState.RELEASING):
+        leaving.setdefault(node.record.provider, []).append(node)
+    for provider, nodes in leaving.items():
+        _release(world, tick, provider, nodes)
 
 
 def _release(world: World, tick: Tick, provider: str, leaving: list[Node]) -> None:
     listing = world.listings.get(provider)
-    found = _by_identity(listing)
     ids: list[NodeId] = []
     for node in leaving:
         proves_at = _proves_at(node)
         fresh = listing is not None and listing.begun_at >= proves_at
-        listed = found.get((node.record.request_id, node.record.host))
+        listed = listing.node_ids.get((node.record.request_id, node.record.host)) if listing is not None else None
         if node.record.node_id is None and listed is not None:
             tick.note(node, node_id=listed)
         if fresh and listed is None:
@@ -76,7 +72,3 @@ def _may_go(world: World, node: Node) -> bool:
         and not (world.online(mate.record.host) and world.usage.get(mate.record.host))
         for mate in world.leaves_with(node)
     )
-
-
-def _by_identity(listing: Listing | None) -> dict[tuple[str, str], NodeId]:
-    return {} if listing is None else {(node.request_id, node.host): node.node_id for node in listing.nodes}

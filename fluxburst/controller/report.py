@@ -5,22 +5,29 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeGuard
 
 from fluxburst import __version__, durations, hostlist, plan
-from fluxburst.controller.planning import wanted_warm
+from fluxburst.budget import GROUPS, Window, totals
+from fluxburst.consider import Consideration, Obstacle, OfferAnswer, Place, PoolAnswer, consider, words
+from fluxburst.controller.planning import View, wanted_warm
 from fluxburst.controller.tell import story
 from fluxburst.controller.world import Hold, Job, Node, World
 from fluxburst.errors import RequestError
 from fluxburst.flux.protocol import Caller
 from fluxburst.jobid import f58
-from fluxburst.model import Host, JobId, NodeRecord, Offer
+from fluxburst.model import Demand, Host, JobId, NodeRecord
+from fluxburst.moment import Purchase
+from fluxburst.offers import GUESS_JOIN_S
 from fluxburst.provider.discovery import Plugins
+from fluxburst.select import user_name
 from fluxburst.states import COMING, NodeState
 
-GUESS_JOIN_S = 60.0
-"""What the progress of a boot is measured against where the provider has no guess of its own."""
+EXAMPLES = 3
+"""So many jobs stand for a group of jobs that were decided alike."""
+LAST_AT = 4102444800.0
+"""No date is asked for from 2100 on."""
 
 
 class ProviderNames(Protocol):
@@ -42,8 +49,10 @@ class Reports:
             "nodes": self.nodes,
             "jobs": self.jobs,
             "explain": self.explain,
+            "plan": self.plan,
             "providers": self.providers,
             "offers": self.offers,
+            "budget": self.budget,
         }
         self._for_owner: Mapping[str, Callable[[Mapping[str, Any], Caller, float], dict[str, Any]]] = {
             "request": self.request,
@@ -74,11 +83,11 @@ class Reports:
 
     def status(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
         world = self._world
-        warm = wanted_warm(world)
+        warm, left_alone = wanted_warm(world), world.left_alone(now)
         pools = []
         for name, table in world.config.pool.items():
             mine = [node for node in world.nodes.values() if node.record.pool == name]
-            cooling = world.cooldowns.get(name)
+            closed = left_alone.get(name)
             pools.append(
                 {
                     "pool": name,
@@ -88,9 +97,9 @@ class Reports:
                     "states": dict(Counter(str(node.record.state) for node in mine)),
                     "busy": sum(bool(world.usage.get(host)) for host in world.declared[name]),
                     "warm": warm.get(name, 0),
-                    "warm_unmet": world.plan.holds.get(name, ""),
-                    "cooldown": cooling.reason if cooling and cooling.until_at > now else "",
-                    "cooldown_s": max(0.0, cooling.until_at - now) if cooling else 0.0,
+                    "warm_unmet": world.plan.unmet.get(name, ""),
+                    "cooldown": closed.error if closed else "",
+                    "cooldown_s": closed.until_at - now if closed and closed.until_at else 0.0,
                 }
             )
         return {
@@ -102,6 +111,7 @@ class Reports:
             "jobs": dict(Counter(state_of(job) for job in world.jobs.values())),
             "nodes": len(world.nodes),
             "nodes_limit": world.config.limits.nodes,
+            "budget": [line for line in self._lines(caller, now) if line["cap"]],
             "pools": pools,
         }
 
@@ -116,7 +126,7 @@ class Reports:
     def _node(self, node: Node, now: float) -> dict[str, Any]:
         world, record = self._world, node.record
         order = world.orders.get(record.request_id)
-        join_s = (order.offer.join_s if order else None) or GUESS_JOIN_S
+        join_s = world.book.quote(order.offer, now).join_s if order else GUESS_JOIN_S
         view = world.hosts[record.host]
         return _record(record) | {
             "age_s": now - record.planned_at,
@@ -157,7 +167,13 @@ class Reports:
         }
 
     def explain(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
-        job_id = payload.get("id")
+        """What became of one job and why: ``{"id": ID}``; without an id, of the whole queue.
+
+        ``considered`` is a :class:`fluxburst.consider.Consideration` of a job that asks, made now; null for all others.
+        """
+        if "id" not in payload:
+            return self._explain_all(caller, now)
+        job_id = payload["id"]
         if not _is_int(job_id) or job_id < 0:
             raise RequestError(f"id: {job_id!r} is no job id")
         job = self._world.jobs.get(JobId(job_id))
@@ -169,15 +185,95 @@ class Reports:
                 f"{f58(job_id)} is not known here: it was not submitted with --setattr burstable=true, "
                 "it started and ended without ever waiting, or there is no such job"
             )
-        verdict = job.verdict if job and job.allocated_at is None else None
+        verdict = considered = None
+        if job is not None and job.allocated_at is None:
+            moment, without = View().moment(self._world, now)
+            # the verdict may stand on answers that nothing would be bought on any more
+            moment = dataclasses.replace(moment, market=self._world.book.at(now, old=True))
+            verdict = without.get(job.id, job.verdict)
+            if job.id in moment.requests:
+                considered = consider(moment, moment.requests[job.id])
+                self._world.asks |= considered.asks
         return {
+            "now": now,
             "id": job_id,
             "f58": f58(job_id),
             "active": job is not None,
             "job": self._job(job, now) if job else None,
             "verdict": plan.describe(verdict, now) if verdict else "",
+            "fix": (considered.fix if considered else "") or (verdict.fix if verdict else ""),
             "pools": [list(reason) for reason in verdict.pool_reasons] if verdict else [],
+            "considered": _told(considered) if considered else None,
             "history": [{"at": entry.at, "kind": entry.kind, **entry.data} for entry in history],
+        }
+
+    def _explain_all(self, caller: Caller, now: float) -> dict[str, Any]:
+        """The caller's jobs, or all for the owner, by what was decided on them and why; the most first."""
+        _, without = View().moment(self._world, now)
+        groups: dict[tuple[str, str, str], tuple[str, list[str]]] = {}
+        for _, job in sorted(self._world.jobs.items()):
+            if caller.owner or job.userid == caller.userid:
+                told, verdict = self._job(job, now), without.get(job.id, job.verdict)
+                reason, fix = told["reason"] or (verdict.reason if verdict else ""), verdict.fix if verdict else ""
+                _, names = groups.setdefault((told["state"], told["pool"], reason), (fix, []))
+                names.append(told["f58"])
+        rows = [
+            {
+                "state": state,
+                "pool": pool,
+                "reason": reason,
+                "fix": fix,
+                "count": len(names),
+                "examples": names[:EXAMPLES],
+            }
+            for (state, pool, reason), (fix, names) in groups.items()
+        ]
+        return {"total": sum(row["count"] for row in rows), "groups": sorted(rows, key=lambda row: -row["count"])}
+
+    def plan(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
+        """What would be bought now, as if buying were not paused, by a planner that knows only what is booked.
+
+        ``usd_per_hour`` and ``reserved_usd`` are null where a price is not known. ``asks`` are the questions without
+        whose answers ``undecided`` jobs get no verdict: the providers are asked now. Of the jobs that nodes are for,
+        guests see their own.
+        """
+        world = self._world
+        moment, without = View(heed_pause=False).moment(world, now)
+        made = plan.Packer().plan(moment)
+        world.asks |= made.asks
+        verdicts = Counter(str(verdict.kind) for verdict in (*made.verdicts.values(), *without.values()))
+        purchases = [self._purchase(purchase, caller, now) for purchase in made.purchases]
+        return {
+            "paused": world.paused,
+            "purchases": purchases,
+            "nodes": sum(len(purchase.hosts) for purchase in made.purchases),
+            "usd_per_hour": _sum(purchase["usd_per_hour"] for purchase in purchases),
+            "reserved_usd": _sum(purchase["reserved_usd"] for purchase in purchases),
+            "verdicts": dict(verdicts),
+            "undecided": len(made.undecided),
+            "asks": [{"provider": provider, **_asked(demand)} for provider, demand in sorted(made.asks, key=repr)],
+            "unmet": dict(made.unmet),
+        }
+
+    def _purchase(self, purchase: Purchase, caller: Caller, now: float) -> dict[str, Any]:
+        offer, world = purchase.offer, self._world
+        price, count = offer.usd_per_node_hour, len(purchase.hosts)
+        cost = world.ledger.cost_usd
+        return {
+            "pool": offer.pool,
+            "provider": offer.provider,
+            "instance_type": offer.instance_type,
+            "zone": offer.zone,
+            "region": offer.region,
+            "spot": offer.spot,
+            "hosts": hostlist.fold(purchase.hosts),
+            "nodes": count,
+            "jobs": [
+                f58(job_id) for job_id in purchase.job_ids if caller.owner or world.jobs[job_id].userid == caller.userid
+            ],
+            "usd_per_node_hour": price,
+            "usd_per_hour": None if price is None else price * count,
+            "reserved_usd": _sum(cost(offer.pool, price, now, until_at) for until_at in purchase.until_at),
         }
 
     def providers(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
@@ -213,33 +309,71 @@ class Reports:
         }
 
     def offers(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
-        """The latest answers to every demand: offers and refusals, with their age."""
-        rows = []
-        for (provider, demand), (at, answers) in self._world.answers.items():
-            for answer in answers:
-                row: dict[str, Any] = {
-                    "provider": provider,
-                    "pool": answer.pool,
-                    "age_s": now - at,
-                    "nodes": demand.nodes,
-                    "slots": demand.slots,
-                    "cores_per_slot": demand.cores_per_slot,
-                    "gpus_per_slot": demand.gpus_per_slot,
-                }
-                if isinstance(answer, Offer):
-                    row |= {
-                        "instance_type": answer.instance_type,
-                        "usd_per_node_hour": answer.usd_per_node_hour,
-                        "spot": answer.spot,
-                        "zone": answer.zone,
-                        "join_s": answer.join_s,
-                        "nodes_left": answer.nodes_left,
-                        "refusal": "",
-                    }
-                else:
-                    row |= {"refusal": answer.reason, "retry_at": answer.retry_at}
-                rows.append(row)
-        return {"offers": rows}
+        """All providers' latest offers as one list in order of preference, and what they said no to, the newest first.
+
+        ``health`` is "open", or why the offer is left alone, for ``closed_s`` (None: until an order that tries it out
+        has its answer). ``samples`` is on how many nodes ``join_s`` (the median) and ``join_p90_s`` were measured.
+        """
+        book = self._world.book
+        offers = [
+            {
+                **{key: value for key, value in dataclasses.asdict(quote.offer).items() if key != "join_s"},
+                "join_s": quote.join_s,
+                "join_p90_s": quote.join_p90_s,
+                "samples": quote.samples,
+                "health": quote.closed or "open",
+                "closed_s": None if quote.closed_until_at is None else quote.closed_until_at - now,
+                "age_s": now - at,
+            }
+            for at, quote in book.latest(now)
+        ]
+        refusals = [
+            {
+                "provider": no.provider,
+                "pool": no.pool,
+                **_asked(demand),
+                "reason": no.reason,
+                "retry_at": no.retry_at,
+                "age_s": now - at,
+            }
+            for at, demand, no in book.refusals()
+        ]
+        return {"offers": offers, "refusals": refusals}
+
+    def budget(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
+        """Every cap, and ``{"by": GROUP, "since_at": TIME}``: the costs since then (by default: of this month).
+
+        Guests see what is everyone's, and of accounts their own.
+        """
+        by, since_at = payload.get("by", "pool"), payload.get("since_at")
+        if by not in GROUPS:
+            raise RequestError(f"by: {by!r} is none of {', '.join(GROUPS)}")
+        if since_at is None:
+            since_at = Window.at("month", now).from_at
+        elif not _is_time(since_at):
+            raise RequestError(f"since_at: {since_at!r} is no time in seconds since 1970")
+        ledger, store = self._world.ledger, self._world.store
+        past = [segment for segment in store.segments(since_at) if segment.ended_at is not None]
+        segments = [
+            segment
+            for segment in (*past, *ledger.live(now))
+            if caller.owner or segment.account.user == user_name(caller.userid)
+        ]
+        return {
+            "caps": self._lines(caller, now),
+            "by": by,
+            "since_at": since_at,
+            "totals": [dataclasses.asdict(total) for total in totals(segments, by, since_at, now)],
+        }
+
+    def _lines(self, caller: Caller, now: float) -> list[dict[str, Any]]:
+        """The ledger's report, as far as it is the caller's business."""
+        own = {("user", user_name(caller.userid))}
+        return [
+            dataclasses.asdict(line) | {"window": line.window.kind, "until_at": line.window.until_at}
+            for line in self._world.ledger.report(now)
+            if caller.owner or line.scope in ("all", "pool", "provider") or (line.scope, line.name) in own
+        ]
 
     def request(self, payload: Mapping[str, Any], caller: Caller, now: float) -> dict[str, Any]:
         """Hold nodes in a pool: ``{"pool", "nodes", "for_s"}``; null is until released, 0 nodes end all holds."""
@@ -288,6 +422,7 @@ class Reports:
         hosts = tuple(sorted({mate.record.host for host in hosts for mate in world.leaves_with(world.nodes[host])}))
         for host in hosts:
             world.nodes[host].asked = True
+            world.dirty.add(host)
             world.store.log(now, f"node/{host}", "release asked")
         world.save_asked()
         self._shrink_holds(hosts)
@@ -322,6 +457,61 @@ class Reports:
 def _is_int(value: object) -> TypeGuard[int]:
     """A whole number of JSON; Python counts its true and false as numbers, too."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    """A time that a date can be made of."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= LAST_AT
+
+
+def _asked(demand: Demand) -> dict[str, Any]:
+    return {
+        "nodes": demand.nodes,
+        "slots": demand.slots,
+        "cores_per_slot": demand.cores_per_slot,
+        "gpus_per_slot": demand.gpus_per_slot,
+    }
+
+
+def _sum(parts: Iterable[float | None]) -> float | None:
+    """The sum; None where a part is not known."""
+    known = list(parts)
+    return None if None in known else sum(filter(None, known))
+
+
+def _told(considered: Consideration) -> dict[str, Any]:
+    """A consideration as JSON: an offer's own fields beside its answer, and each obstacle in words, too."""
+
+    def place(found: Place | None) -> dict[str, Any] | None:
+        return None if found is None else dataclasses.asdict(found) | {"hosts": hostlist.fold(found.hosts)}
+
+    def obstacle(no: Obstacle | None) -> dict[str, Any] | None:
+        return None if no is None else dataclasses.asdict(no) | {"words": words(no, considered.at)}
+
+    def offer(answer: OfferAnswer) -> dict[str, Any]:
+        return dataclasses.asdict(answer.quote.offer) | {
+            "join_s": answer.quote.join_s,
+            "samples": answer.quote.samples,
+            "nodes_left": answer.left,
+            "place": place(answer.place),
+            "obstacle": obstacle(answer.obstacle),
+        }
+
+    def pool(answer: PoolAnswer) -> dict[str, Any]:
+        return {
+            "pool": answer.pool,
+            "provider": answer.provider,
+            "there": place(answer.there),
+            "offers": [offer(one) for one in answer.offers],
+            "obstacle": obstacle(answer.obstacle),
+        }
+
+    return {
+        "decided": considered.decided,
+        "home": None if considered.home is None else dataclasses.asdict(considered.home),
+        "place": place(considered.place),
+        "pools": [pool(answer) for answer in considered.pools],
+    }
 
 
 def _record(record: NodeRecord) -> dict[str, Any]:

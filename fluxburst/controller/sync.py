@@ -8,6 +8,8 @@ from typing import Any
 
 from fluxburst import hostlist, jobspec
 from fluxburst.controller import effects as fx
+from fluxburst.controller.home import estimate
+from fluxburst.controller.tell import untold
 from fluxburst.controller.world import Hold, Job, Listing, Tick, World, our_drain
 from fluxburst.errors import (
     FluxburstError,
@@ -18,6 +20,7 @@ from fluxburst.errors import (
 )
 from fluxburst.flux.protocol import CaughtUp, JobEvent, ResourceEvent
 from fluxburst.model import Host, JobId, Refusal
+from fluxburst.offers import scope_key
 from fluxburst.select import candidate, is_burstable
 from fluxburst.states import COMING, NodeState, Why
 
@@ -30,7 +33,14 @@ CHECK_MOST_S = 30.0
 Choose = Callable[[Mapping[str, Any]], bool | str | None]
 
 
+UNEVENTFUL = ("submit", "depend", "start", "finish")
+"""Job events after which no stage has anything to do; a job that becomes eligible opens the batching window."""
+OF_FRESH = ("priority", "alloc", "free", "clean")
+"""Job events that only planning may have to do with, while the job has no verdict."""
+
+
 def apply(world: World, tick: Tick, event: JobEvent | ResourceEvent | CaughtUp | fx.Done, choose: Choose) -> None:
+    """Record one event, and whether a stage may have something to do because of it."""
     match event:
         case JobEvent():
             _job_event(world, tick, event, choose)
@@ -39,15 +49,31 @@ def apply(world: World, tick: Tick, event: JobEvent | ResourceEvent | CaughtUp |
         case CaughtUp():
             world.caught_up = True
             world.forget_homes_of_ended()
-            world.plan_due = True
+            world.stale = world.plan_due = True
         case fx.Done():
             _done(world, tick, event)
+            if event.error is not None or not _expected(world, event.effect):
+                world.stale = True
+
+
+def _expected(world: World, effect: fx.Effect) -> bool:
+    """Whether an effect's success is no news to any stage: Flux's own event tells it, or it was but asked for."""
+    match effect:
+        case fx.Drain() | fx.Undrain() | fx.StopBrokers():
+            return True
+        case fx.Memo():
+            return not world.untold
+        case fx.ListNodes():
+            return not world.in_state(NodeState.RELEASING)
+    return False
 
 
 def _job_event(world: World, tick: Tick, event: JobEvent, choose: Choose) -> None:
     if event.name == "submit":
         _submitted(world, event, choose)
+        _at_home(world, event)
         return
+    _at_home(world, event)
     if event.name == "alloc":
         hosts = tuple(share.host for share in event.allocation if share.host in world.pool_of)
         if hosts:
@@ -55,15 +81,27 @@ def _job_event(world: World, tick: Tick, event: JobEvent, choose: Choose) -> Non
             for share in event.allocation:
                 if share.host in world.pool_of:
                     world.usage.setdefault(share.host, {})[event.job_id] = share
+                    world.dirty.add(share.host)
                     _used(world, share.host)
-            world.plan_due = True
+            world.stale = world.plan_due = True
     elif event.name in ("free", "clean"):
         for host in world.hosts_of_job.pop(event.job_id, ()):
-            world.usage.get(host, {}).pop(event.job_id, None)
-            world.plan_due = True
+            world.dirty.add(host)
+            shares = world.usage[host]
+            del shares[event.job_id]
+            if not shares:
+                del world.usage[host]
+            world.stale = world.plan_due = True
     job = world.jobs.get(event.job_id)
     if job is not None:
         _burstable_job_event(world, tick, job, event)
+
+
+def _at_home(world: World, event: JobEvent) -> None:
+    job = world.jobs.get(event.job_id)
+    world.home.job_event(event, None if job is None else job.candidate.demand)
+    if job is None and event.name == "priority" and world.hopeful:
+        world.plan_due = world.plan_anew = True  # it may stand before them at home
 
 
 def _used(world: World, host: Host) -> None:
@@ -106,18 +144,35 @@ def _judge(world: World, job_id: JobId, userid: int, spec: Mapping[str, Any], ch
 
 
 def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) -> None:
+    if event.name == "annotations":
+        home_at = estimate(event.context)
+        if home_at != job.home_at:
+            job.home_at = home_at
+            world.unplanned.add(job.id)
+            world.plan_due = True
+        return
     was_pending = job.pending
-    world.untold.add(job.id)
+    if event.name == "memo":
+        _noted(world, job, event.context)
+        return
+    if event.name not in UNEVENTFUL:
+        world.untold.add(job.id)
+        world.unplanned.add(job.id)
+        if event.name not in OF_FRESH or job.verdict is not None or job.id in world.lent:
+            world.stale = True
     match event.name:
         case "depend":
             job.depends = False
         case "priority":
             job.priority = int(event.context["priority"])
+            job.home_at = None  # the scheduler tells it anew
         case "urgency":
             job.urgency = int(event.context["urgency"])
         case "alloc":
+            job.home_at = None
             job.allocation = event.allocation
             job.allocated_at = event.at
+            world.pays(tick.now, job)
             hosts = hostlist.fold(share.host for share in event.allocation)
             _tell_once(world, job, event, "started", hosts=hosts, waited_s=round(event.at - job.submitted_at, 3))
         case "exception" if int(event.context.get("severity", 1)) == 0:
@@ -130,10 +185,6 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
             if on and kind == "exec" and job.lost_host is None:
                 # a broker that leaves in good order fails its jobs with another note, before it goes offline
                 world.suspect(job, tick.now)
-        case "memo":
-            burst = event.context.get("burst")
-            if isinstance(burst, Mapping):
-                job.memo = {**job.memo, **burst}
         case "jobspec-update":
             _updated(world, job, event.context)
         case "invalidate":
@@ -146,16 +197,32 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
     if event.name == "urgency" or (event.name == "jobspec-update" and not ours):
         job.stuck_until_at = 0.0  # its owner changed something about it
     if job.pending != was_pending or event.name in ("priority", "clean", "invalidate", "jobspec-update"):
-        world.plan_due = True
+        # while nobody asks, a job that comes and starts at home within the batching window is no matter for a plan
+        at_once = not job.ripe and (job.pending or job.allocated_at is not None)
+        world.plan_due = world.plan_due or not at_once or bool(world.plan.verdicts)
     if job.pending and not was_pending and not job.ripe:
         # a job that home can start at once does so within the batching window and never reaches the plan
+        world.unripe.add(job.id)
         first = world.window[0] if world.window else tick.now
         world.window = (first, tick.now)
+
+
+def _noted(world: World, job: Job, memo: Mapping[str, Any]) -> None:
+    """Take in the job's memo; what somebody else has put into our part of it is told anew."""
+    burst = memo.get("burst")
+    if isinstance(burst, Mapping):
+        job.memo = {**job.memo, **burst}
+        if untold(world, job):
+            world.untold.add(job.id)
+            world.stale = True
 
 
 def _forget(world: World, job: Job) -> None:
     del world.jobs[job.id]
     world.untold.discard(job.id)
+    world.placed.discard(job.id)
+    world.hopeful.discard(job.id)
+    world.unplanned.add(job.id)
     world.lent.discard(job.id)
     world.forget_home(job.id)
 
@@ -171,6 +238,7 @@ def _updated(world: World, job: Job, updates: Mapping[str, Any]) -> None:
     prefix = "attributes.system."
     changed = {path.removeprefix(prefix): value for path, value in updates.items() if path.startswith(prefix)}
     job.spec = jobspec.with_system(job.spec, **changed)
+    job.home_at = None  # as for a new priority
     queue = jobspec.system(job.spec).get("queue", "")
     if queue != job.queue:
         _enters(world, job, queue)
@@ -184,6 +252,7 @@ def _updated(world: World, job: Job, updates: Mapping[str, Any]) -> None:
 
 
 def _enters(world: World, job: Job, queue: str) -> None:
+    world.unplanned.add(job.id)
     job.queue = queue
     if queue in world.pool_queues:
         world.lent.add(job.id)
@@ -192,10 +261,14 @@ def _enters(world: World, job: Job, queue: str) -> None:
 
 
 def _resource_event(world: World, event: ResourceEvent) -> None:
+    world.home.resource_event(event)
+    if event.name in ("offline", "drain") and world.hopeful:
+        world.plan_anew = True  # there may be less of home
     for host in event.hosts:
         view = world.hosts.get(host)
         if view is None:
             continue
+        world.dirty.add(host)
         match event.name:
             case "online":
                 view.online = True
@@ -207,23 +280,25 @@ def _resource_event(world: World, event: ResourceEvent) -> None:
                     world.drained_by_us.add(host)
                 else:
                     world.drained_by_us.discard(host)
-        world.plan_due = True
+        world.unsettled[host] = None
+        world.stale = world.plan_due = True
 
 
 def _done(world: World, tick: Tick, done: fx.Done) -> None:
-    its_key = fx.key(done.effect)
-    if done.error is None:
-        world.retries.pop(its_key, None)
-    else:
-        count = world.retries[its_key][0] + 1 if its_key in world.retries else 1
-        world.retries[its_key] = (count, done.at + min(RETRY_FIRST_S * 2 ** min(count - 1, 16), RETRY_MOST_S))
+    for its_key in fx.keys(done.effect):
+        if done.error is None:
+            world.retries.pop(its_key, None)
+        else:
+            count = world.retries[its_key][0] + 1 if its_key in world.retries else 1
+            world.retries[its_key] = (count, done.at + min(RETRY_FIRST_S * 2 ** min(count - 1, 16), RETRY_MOST_S))
     match done.effect:
         case fx.Launch():
             _launched(world, tick, done.effect, done)
         case fx.ListNodes(provider):
             if done.error is None:
+                if provider not in world.listings:
+                    world.stale = world.plan_due = True
                 world.listings[provider] = Listing(done.begun_at, done.at, tuple(done.result))
-                world.plan_due = True
         case fx.Ask(provider, demand):
             _answered(world, provider, demand, done)
         case fx.Move(job_id, queue):
@@ -244,14 +319,14 @@ def _done(world: World, tick: Tick, done: fx.Done) -> None:
                 world.store.log(tick.now, f"provider/{provider}", "release failed", error=describe(done.error))
         case fx.StopBrokers():
             # an error is ordinary, as the command's connection ends with the broker; stop_timeout is the judge
-            world.retries.pop(its_key, None)
+            world.retries.pop((fx.StopBrokers,), None)
         case fx.SetQueue(queue, started):
             if done.error is None:
                 world.queue_states[queue] = started
         case fx.Resubmit(job_id):
             if done.error is None:
                 world.resubmitted(tick.now, job_id, done.result)
-            elif world.retries[its_key][0] >= RESUBMIT_TRIES:
+            elif world.retries[fx.Resubmit, job_id][0] >= RESUBMIT_TRIES:
                 world.give_up_resubmission(tick.now, job_id, describe(done.error))
 
 
@@ -265,35 +340,39 @@ def _launched(world: World, tick: Tick, effect: fx.Launch, done: fx.Done) -> Non
         for node in nodes:
             if node.record.state is NodeState.PLANNED:
                 tick.change(node, NodeState.ORDERED, f"{effect.provider} accepted the order")
+        if nodes:
+            world.order_taken(order.request_id)
         return
     subject = f"order/{order.request_id}"
     if isinstance(error, ProviderUnavailable) or not isinstance(error, ProviderError):
         # outcome unknown: the records stay, the same request id is tried again, and the listing decides
         world.store.log(tick.now, subject, "launch unclear", error=describe(error), hosts=order.hosts)
         return
-    world.retries.pop(fx.key(effect), None)
+    world.retries.pop((fx.Launch, order.request_id), None)
     world.store.log(tick.now, subject, "launch failed", error=describe(error), hosts=order.hosts)
     for node in nodes:
         if node.record.state in COMING:
             tick.change(node, NodeState.RELEASING, f"{Why.LAUNCH_FAILED}: {describe(error)}")
+    if nodes:
+        world.order_failed(order.request_id, describe(error))
     wait_s = world.config.policy.cooldown_max if isinstance(error, InvalidOrder) else 0.0
     if isinstance(error, RateLimited):
         wait_s = error.retry_after_s or 0.0
-    world.cool(world.pools_under(order.pool, error.scope), describe(error), tick.now, wait_s=wait_s)
-    world.forget_answers(effect.provider)
+    world.cool(scope_key(order.offer, error.scope), order.pool, describe(error), tick.now, wait_s=wait_s)
+    world.book.forget(effect.provider)
 
 
 def _answered(world: World, provider: str, demand: Any, done: fx.Done) -> None:
     if done.error is None:
         answers = tuple(done.result)
     else:
-        again_at = world.retries[fx.key(done.effect)][1]
+        again_at = world.retries[fx.Ask, provider, demand][1]
         answers = tuple(
             Refusal(pool, provider, f"could not be asked: {describe(done.error)}", again_at)
             for pool, table in world.config.pool.items()
             if table.provider == provider
         )
-    world.answers[provider, demand] = (done.at, answers)
+    world.book.put(provider, demand, done.at, answers)
     world.plan_due = True
 
 

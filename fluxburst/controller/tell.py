@@ -26,12 +26,17 @@ def stage(world: World, tick: Tick) -> None:
         job = world.jobs.get(job_id)
         if job is None:
             continue
-        changed = {key: value for key, value in story(world, job).items() if job.memo.get(key) != value}
+        changed = untold(world, job)
         if changed:
             if tick.do(Memo(job.id, changed)):
                 room -= 1
             else:
                 world.untold.add(job_id)
+
+
+def untold(world: World, job: Job) -> dict[str, Any]:
+    """What of its story the job's memo does not say."""
+    return {key: value for key, value in story(world, job).items() if job.memo.get(key) != value}
 
 
 def story(world: World, job: Job) -> dict[str, Any]:

@@ -3,34 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from typing import Any
 
-from fluxburst import hostlist
+from fluxburst import hostlist, jobspec
+from fluxburst.budget import Ledger, Window, accounted
 from fluxburst.config import BurstConfig
-from fluxburst.controller.effects import Effect, Launch, key
+from fluxburst.controller.effects import QUESTIONS, Drain, Effect, Launch, Undrain, drain_key, keys
+from fluxburst.controller.effects import Key as EffectKey
+from fluxburst.controller.home import HomeView
 from fluxburst.errors import ConfigError, Scope
+from fluxburst.forecast import Running
 from fluxburst.model import (
+    Account,
     BootMaterial,
     Demand,
     Host,
     HostShare,
     InstanceFacts,
     JobId,
+    NodeId,
     NodeRecord,
     NodeReport,
-    Offer,
     OrderRecord,
-    Refusal,
     RequestId,
     Shrink,
     Verdict,
 )
-from fluxburst.plan import Plan
-from fluxburst.select import Candidate
-from fluxburst.states import NodeState, check_transition
-from fluxburst.store import Store
+from fluxburst.moment import NOBODY, Extension, Plan
+from fluxburst.offers import (
+    BOOT,
+    Breakers,
+    Closed,
+    JoinTimes,
+    Key,
+    MarketView,
+    OfferBook,
+    OrderOffers,
+    Prices,
+    describe,
+)
+from fluxburst.select import Candidate, user_name
+from fluxburst.states import COMING, NodeState, check_transition
+from fluxburst.store import Records
 
 _OUR_DRAIN = "fluxburst: "
 
@@ -44,6 +61,10 @@ def our_drain(drained: str | None) -> bool:
     """Whether a host was drained by us, and not by an administrator or by Flux, whose drains we never undo."""
     return drained is not None and drained.startswith(_OUR_DRAIN)
 
+
+COMING_IN_TURN = tuple(state for state in NodeState if state in COMING)
+STAYING_IN_TURN = (*COMING_IN_TURN, NodeState.JOINED)
+"""For :meth:`World.in_state`, whose order must not be a set's, which differs from process to process."""
 
 SUSPECT_S = 60.0
 """A job that failed on a node no longer than this before the node went away unasked was lost with it."""
@@ -78,9 +99,13 @@ class Job:
     stuck_times: int = 0
     memo: Mapping[str, Any] = field(default_factory=dict)
     """``burst`` in the job's memo, as Flux last showed or was last told."""
+    home_at: float | None = None
+    """When it will start where it is, by the scheduler's own forecast (``sched.t_estimate``)."""
     exception: str = ""
     lost_host: Host | None = None
     """Where it ran when that node was lost."""
+    failed_offers: dict[str, str] = field(default_factory=dict)
+    """The offers on which an order for it failed since one was accepted, each with the reason."""
     resubmitted_as: JobId | None = None
 
     @property
@@ -97,7 +122,7 @@ class HostView:
     drained: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Listing:
     """The latest whole listing of one provider. ``begun_at`` is when it was asked for."""
 
@@ -105,12 +130,10 @@ class Listing:
     at: float
     nodes: tuple[NodeReport, ...]
 
-
-@dataclass(frozen=True, slots=True)
-class Cooldown:
-    failures: int
-    until_at: float
-    reason: str
+    @cached_property
+    def node_ids(self) -> Mapping[tuple[RequestId, Host], NodeId]:
+        """What is listed, by the identity that our records know from the start."""
+        return {(node.request_id, node.host): node.node_id for node in self.nodes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +160,8 @@ class Node:
     """A live record with what is remembered about it only while the service runs."""
 
     record: NodeRecord
+    inherited: bool = False
+    """Its record is older than this run of the service, so nobody saw when its broker came up."""
     idle_votes: int = 0
     last_vote_at: float | None = None
     checked_at: float | None = None
@@ -147,6 +172,8 @@ class Node:
     """A job has run on it."""
     asked: bool = False
     """An administrator asked for it to be given back."""
+    report: NodeReport | None = None
+    """What was taken in of the latest listing."""
     released_at: float | None = None
     """When the provider last took the call to release it."""
     releases: int = 0
@@ -156,11 +183,14 @@ class World:
     def __init__(
         self,
         config: BurstConfig,
-        store: Store,
+        store: Records,
         facts: InstanceFacts,
         boot: Callable[[], BootMaterial],
         new_id: Callable[[], RequestId],
         shrink: Mapping[str, Shrink],
+        order_offers: OrderOffers,
+        *,
+        now: float,
     ) -> None:
         self.config = config
         self.store = store
@@ -169,24 +199,51 @@ class World:
         self.new_id = new_id
         self.shrink = shrink
         _check_fit(config, store, facts)
+        self.dirty: set[Host] = set()
+        """The pools' hosts of which something changed since the latest plan."""
+        self.user_name = cache(user_name)
         self.ranks = {host: rank for rank, host in enumerate(facts.hosts)}
         self.pool_of = {host: pool for pool in config.pool for host in config.hosts_of(pool)}
         self.declared = {
             pool: {host: self.ranks[host] for host in config.hosts_of(pool) if host in self.ranks}
             for pool in config.pool
         }
+        self.properties = {
+            name: frozenset({config.property_of(name), *pool.properties}) for name, pool in config.pool.items()
+        }
         self.pool_queues = config.pool_queues()
         self.jobs: dict[JobId, Job] = {}
         self.hosts: dict[Host, HostView] = {host: HostView() for host in self.pool_of}
+        self.home = HomeView(config, facts)
         self.drained_by_us: set[Host] = set()
         self.usage: dict[Host, dict[JobId, HostShare]] = {}
         self.hosts_of_job: dict[JobId, tuple[Host, ...]] = {}
-        self.nodes: dict[Host, Node] = {node.host: Node(node) for node in store.live_nodes()}
+        self.nodes: dict[Host, Node] = {}
+        self._in_state: dict[NodeState, dict[Host, Node]] = {state: {} for state in NodeState}
+        self.unseen: dict[Host, Node] = {}
+        """The live nodes that no listing has shown yet."""
+        self.unsettled: dict[Host, None] = {}
+        """The hosts where the record and what Flux shows may not go together; ``join`` looks at these."""
+        for record in store.live_nodes():
+            node = self.nodes[record.host] = Node(record, inherited=True)
+            self.enters(node, None)
+        self.ledger = Ledger(config, store.segments(Window.at("month", now).from_at), now)
+        for node in self.nodes.values():
+            if node.record.host not in self.ledger:
+                self.reserve(node.record)  # bought before there was a ledger
+        self.budget_seen = 0
+        """The ledger's version when its caps were last looked at."""
         self.listings: dict[str, Listing] = {}
-        self.answers: dict[tuple[str, Demand], tuple[float, Sequence[Offer | Refusal]]] = {}
-        self.cooldowns: dict[str, Cooldown] = {
-            pool: Cooldown(**value) for pool, value in store.setting("cooldowns", {}).items() if pool in config.pool
-        }
+        self.joins = JoinTimes(entry for entry in store.setting("join_times", []) if entry["pool"] in config.pool)
+        self.breakers = Breakers(
+            config.policy.cooldown,
+            config.policy.cooldown_max,
+            (entry for entry in store.setting("breakers", []) if not config.pool.keys().isdisjoint(entry["pools"])),
+        )
+        shapes = {name: (pool.cores, pool.gpus) for name, pool in config.pool.items()}
+        self.book = OfferBook(shapes, Prices(config.price), self.joins, self.breakers, order_offers)
+        self.held: set[RequestId] = set()
+        """The orders that are not let go before the one that tries their offer out has its answer."""
         self.holds: dict[str, Hold] = {
             value["id"]: Hold(**value) for value in store.setting("holds", []) if value["pool"] in config.pool
         }
@@ -204,17 +261,33 @@ class World:
         """Where the jobs that we moved came from; the journal forgets it, as it shows jobspecs with updates applied."""
         self.paused: bool = store.setting("paused", False)
         self.plan = Plan({})
-        self.placed: tuple[JobId, ...] = ()
+        self.asks: set[tuple[str, Demand]] = set()
+        """What somebody who asked why wants to know of providers, whether the planner needs it or not."""
+        self.unplanned: set[JobId] = set()
+        """The jobs of which something changed since the latest plan."""
+        self.hopeful: set[JobId] = set()
+        """The jobs that wait without hosts, such as for home."""
+        self.unripe: set[JobId] = set()
+        """The jobs that have become eligible within the open batching window."""
+        self.placed: set[JobId] = set()
         """The jobs whose verdict names hosts."""
         self.lent: set[JobId] = set()
         """The jobs that wait in a pool's queue."""
+        self.voted: set[Host] = set()
+        """The hosts that were idle and not booked when ``drain`` looked last."""
         self.untold: set[JobId] = set()
         """The jobs whose story may have changed since their memo was last written."""
         self.caught_up = False
         self.window: tuple[float, float] | None = None
         """First and latest moment at which a job of the open batching window became eligible."""
         self.plan_due = True
+        self.plan_anew = False
+        """Home may serve somebody later than was expected."""
+        self.stale = True
+        """Something has changed that a stage may look at, and not every stage has run since."""
         self.plan_again_at: float | None = None
+        self.forget_at = 0.0
+        """When the store is to forget again what is old."""
         self.orders: dict[RequestId, OrderRecord] = {}
         for node in self.nodes.values():
             self._load_order(node.record.request_id)
@@ -223,13 +296,94 @@ class World:
         """When to list a provider once more after its last node has gone."""
         self.orphans_seen_at: dict[str, float] = {}
         self.queue_states: dict[str, bool] = {}
-        self.retries: dict[tuple[object, ...], tuple[int, float]] = {}
+        self.retries: dict[EffectKey, tuple[int, float]] = {}
         """Failed effects: how often in a row, and not before when again."""
 
     def _load_order(self, request_id: RequestId) -> None:
         order = self.store.order(request_id)
         if order is not None:
             self.orders[request_id] = order
+
+    def account(self, job: Job) -> Account:
+        """Whose job it is; the bank and the project as flux-accounting's plugin reads them."""
+        system = jobspec.system(job.spec)
+        return Account(self.user_name(job.userid), str(system.get("bank", "")), str(system.get("project", "")))
+
+    def payer(self, account: Account, job_ids: Collection[JobId]) -> Account:
+        """The whole account of the first of these jobs that ``account`` stands for.
+
+        Plans tell only those names apart that some cap asks for; reports tell all.
+        """
+        accounts = (self.account(self.jobs[job_id]) for job_id in job_ids if job_id in self.jobs)
+        return next((whole for whole in accounts if accounted(self.config, whole) == account), account)
+
+    def reserve(self, record: NodeRecord, account: Account = NOBODY, until_at: float | None = None) -> None:
+        """Enter a new node into the ledger, until its broker must be up where nothing else is known."""
+        if until_at is None:
+            until_at = record.planned_at + self.config.pool[record.pool].join_timeout
+        segment = self.ledger.reserve(
+            record.planned_at, record.request_id, record.host, record.pool, account, record.usd_per_node_hour, until_at
+        )
+        self.store.save_segment(segment)
+
+    def extend(self, now: float, extension: Extension) -> None:
+        """Reserve a live node for longer."""
+        self.dirty.add(extension.host)
+        for segment in self.ledger.extend(now, extension.host, extension.account, extension.until_at):
+            self.store.save_segment(segment)
+
+    def pays(self, now: float, job: Job) -> None:
+        """A job has started: the nodes that it runs on, which need not be those that were booked for it, are paid for.
+
+        What was reserved for it on others is reserved here, where nobody else needs it there. What Flux's choice of
+        nodes costs beyond that is on the job's account as far as its caps allow, and on nobody's else.
+        """
+        used = {share.host for share in job.allocation if share.host in self.ledger}
+        booked = {host for host in (job.verdict.hosts if job.verdict else ()) if host in self.ledger}
+        idle = [host for host in booked - used if not self.usage.get(host)]
+        spare = sorted(idle, key=lambda host: (-self.ledger.paid_until(host), host))
+        other = sorted(used - booked, key=lambda host: (self.ledger.paid_until(host), host))
+        for host, mine in zip(spare, other, strict=False):
+            self.dirty.update((host, mine))
+            for segment in self.ledger.exchange(now, host, mine):
+                self.store.save_segment(segment)
+        account, late = self.account(job), self.ledger.draft(now, {})
+        for host in sorted(used):
+            pool = self.pool_of[host]
+            table, record = self.config.pool[pool], self.nodes[host].record
+            until_at = self.end_of(job.id, now) + table.idle_timeout + table.stop_timeout
+            from_at = max(now, self.ledger.paid_until(host))
+            if until_at > from_at:
+                usd = self.ledger.cost_usd(pool, record.usd_per_node_hour, from_at, until_at)
+                forbidden = late.extend(accounted(self.config, account), pool, usd)
+                self.extend(now, Extension(host, NOBODY if forbidden else account, until_at))
+
+    def settle(self, now: float, record: NodeRecord) -> None:
+        """Cut what was reserved for a node that is gone."""
+        # what no listing ever showed and whose broker never came up was never there
+        lived = record.node_id is not None or record.joined_at is not None
+        for segment in self.ledger.settle(now, record.host, now if lived else record.planned_at):
+            self.store.save_segment(segment)
+
+    def in_state(self, *states: NodeState) -> list[Node]:
+        """The nodes in these states, one state after the other, in the order in which they came into each."""
+        return [node for state in states for node in self._in_state[state].values()]
+
+    def enters(self, node: Node, old: NodeState | None) -> None:
+        """Keep the indices when a node's record has changed, ``old`` being its state before (None: it is new)."""
+        self.dirty.add(node.record.host)
+        record = node.record
+        if old is not record.state:
+            if old is not None:
+                del self._in_state[old][record.host]
+            if record.state is not NodeState.GONE:
+                self._in_state[record.state][record.host] = node
+        if record.node_id is None and record.state is not NodeState.GONE:
+            self.unseen[record.host] = node
+        else:
+            self.unseen.pop(record.host, None)
+        self.unsettled[record.host] = None
+        self.stale = True
 
     def order_mates(self, node: Node) -> list[Node]:
         """The live nodes of the same order, in the order's own sequence of hosts, this one among them."""
@@ -253,29 +407,70 @@ class World:
         view, node = self.hosts[host], self.nodes.get(host)
         return view.online and view.drained is None and (node is None or node.record.state is NodeState.JOINED)
 
-    def cool(self, pools: Iterable[str], reason: str, now: float, *, wait_s: float = 0.0) -> None:
-        """Leave these pools alone, each twice as long as after its last failure, and ``wait_s`` at least.
+    def end_of(self, job_id: JobId, now: float) -> float:
+        """When a running job is reckoned to have ended; see :meth:`fluxburst.forecast.Running.end_at`."""
+        job, assume_s = self.jobs.get(job_id), self.config.policy.assume_duration
+        if job is None or job.allocated_at is None:
+            return now + assume_s
+        demand = job.candidate.demand
+        return Running((), job.allocated_at, demand.duration_s if demand else 0.0).end_at(now, assume_s)
 
-        What fails while a pool cools down was bought before, and is the same failure once more.
-        """
-        policy = self.config.policy
-        for pool in pools:
-            last = self.cooldowns.get(pool)
-            again = last is None or last.until_at <= now
-            failures = (last.failures if last else 0) + again
-            seconds = max(min(policy.cooldown * 2 ** min(failures - 1, 32), policy.cooldown_max), wait_s)
-            until_at = now + seconds if again or last is None else max(last.until_at, now + wait_s)
-            self.cooldowns[pool] = Cooldown(failures, until_at, reason)
-            self.store.log(now, f"pool/{pool}", "cooldown", reason=reason, failures=failures, seconds=until_at - now)
-        self._save_cooldowns()
+    def market(self, now: float) -> MarketView:
+        """All providers' offers at this moment, for the planner."""
+        return self.book.at(now)
+
+    def cool(self, key: Key, pool: str, reason: str, now: float, *, wait_s: float = 0.0) -> None:
+        """Leave alone what an order or a node of this pool failed with; see :meth:`Breakers.fail`."""
+        breaker = self.breakers.fail(key, pool, reason, now, wait_s=wait_s)
+        self.store.log(
+            now,
+            f"pool/{pool}" if key[0] in (Scope.POOL, BOOT) else "/".join(key),
+            "cooldown",
+            scope=key[0],
+            reason=reason,
+            failures=breaker.failures,
+            seconds=breaker.until_at - now,
+        )
+        self.save_breakers()
 
     def warm(self, pool: str) -> None:
         """A node of the pool serves: its failures are forgotten."""
-        if self.cooldowns.pop(pool, None) is not None:
-            self._save_cooldowns()
+        if self.breakers.serves(pool):
+            self.save_breakers()
 
-    def _save_cooldowns(self) -> None:
-        self.store.set_setting("cooldowns", {pool: dataclasses.asdict(value) for pool, value in self.cooldowns.items()})
+    def save_breakers(self) -> None:
+        self.store.set_setting("breakers", self.breakers.state())
+
+    def save_joins(self) -> None:
+        self.store.set_setting("join_times", self.joins.state())
+
+    def left_alone(self, now: float) -> dict[str, Closed]:
+        """The pools in which nothing can be ordered: they, their provider, or each of their offers is left alone."""
+        found: dict[str, Closed] = {}
+        offers: dict[str, list[Closed | None]] = {pool: [] for pool in self.config.pool}
+        for _, quote in self.book.latest(now):
+            offers[quote.offer.pool].append(self.breakers.closed(quote.offer, now))
+        for pool, table in self.config.pool.items():
+            each = [why for why in offers[pool] if why is not None]
+            whole = self.breakers.closed_pool(pool, table.provider, now)
+            if whole is not None:
+                found[pool] = whole
+            elif each and len(each) == len(offers[pool]):
+                found[pool] = min(each, key=lambda why: now if why.until_at is None else why.until_at)
+        return found
+
+    def order_failed(self, request_id: RequestId, reason: str) -> None:
+        """Remember for the jobs of an order on what it failed."""
+        order = self.orders[request_id]
+        for job_id in order.job_ids:
+            if job_id in self.jobs:
+                self.jobs[job_id].failed_offers[f"{describe(order.offer)} ({order.pool})"] = reason
+
+    def order_taken(self, request_id: RequestId) -> None:
+        """An order was accepted: on what its jobs' earlier ones failed is past."""
+        for job_id in self.orders[request_id].job_ids:
+            if job_id in self.jobs:
+                self.jobs[job_id].failed_offers.clear()
 
     def save_holds(self) -> None:
         self.store.set_setting("holds", [dataclasses.asdict(hold) for hold in self.holds.values()])
@@ -339,19 +534,8 @@ class World:
             "asked", [[host, node.record.request_id] for host, node in self.nodes.items() if node.asked]
         )
 
-    def pools_under(self, pool: str, scope: Scope) -> list[str]:
-        """The pools that an error of one pool's provider poisons."""
-        if scope is not Scope.PROVIDER:
-            return [pool]
-        provider = self.config.pool[pool].provider
-        return [name for name, other in self.config.pool.items() if other.provider == provider]
 
-    def forget_answers(self, provider: str) -> None:
-        for asked in [asked for asked in self.answers if asked[0] == provider]:
-            del self.answers[asked]
-
-
-def _check_fit(config: BurstConfig, store: Store, facts: InstanceFacts) -> None:
+def _check_fit(config: BurstConfig, store: Records, facts: InstanceFacts) -> None:
     """Refuse a burst.toml under which records or queues would have no place.
 
     Raises:
@@ -384,12 +568,18 @@ class Change:
 
 
 class Tick:
-    """One step in the making: what was recorded, what shall be done, and when to look again."""
+    """One step in the making: what was recorded, what shall be done, and when to look again.
 
-    def __init__(self, world: World, now: float, in_flight: set[tuple[object, ...]]) -> None:
+    With ``dry_run`` nothing is done but what only asks.
+    """
+
+    def __init__(self, world: World, now: float, in_flight: dict[EffectKey, bool], *, dry_run: bool = False) -> None:
+        self._dry_run = dry_run
         self.world = world
         self.now = now
-        self.effects: list[Effect] = []
+        self._effects: list[Effect] = []
+        self._drains: dict[str, list[Host]] = {}
+        self._undrains: list[Host] = []
         self.changes: list[Change] = []
         self.look_again_at: float | None = None
         self._in_flight = in_flight
@@ -406,14 +596,40 @@ class Tick:
 
     def do(self, effect: Effect) -> bool:
         """Let an effect go after the commit, unless one of its key is under way or has to wait after a failure."""
-        its_key = key(effect)
+        if not all(map(self._free, keys(effect))):
+            return False
+        self._effects.append(effect)
+        return True
+
+    def drain(self, host: Host, reason: str) -> None:
+        """As :meth:`do`, in one call for all hosts of one reason."""
+        if self._free(drain_key(host)):
+            self._drains.setdefault(reason, []).append(host)
+
+    def undrain(self, host: Host) -> None:
+        """As :meth:`do`, in one call for all hosts."""
+        if self._free(drain_key(host)):
+            self._undrains.append(host)
+
+    @property
+    def effects(self) -> tuple[Effect, ...]:
+        """All that shall be let go."""
+        together: list[Effect] = [Drain(tuple(hosts), reason) for reason, hosts in self._drains.items()]
+        if self._undrains:
+            together.append(Undrain(tuple(self._undrains)))
+        return (*self._effects, *together)
+
+    def _free(self, its_key: EffectKey) -> bool:
+        """Take a key for an effect, unless one is under way or has to wait after a failure."""
+        if self._dry_run and its_key[0] not in QUESTIONS:
+            return False
         if its_key in self._in_flight:
+            self._in_flight[its_key] = True
             return False
         retry = self.world.retries.get(its_key)
         if retry is not None and not self.at(retry[1]):
             return False
-        self._in_flight.add(its_key)
-        self.effects.append(effect)
+        self._in_flight[its_key] = False
         return True
 
     def launching(self, request_id: RequestId) -> bool:
@@ -424,13 +640,22 @@ class Tick:
         """How many effects of one kind are under way."""
         return sum(its_key[0] is kind for its_key in self._in_flight)
 
-    def create(self, record: NodeRecord) -> None:
-        """Record a new node."""
-        record = dataclasses.replace(record, version=1)
-        self.world.nodes[record.host] = Node(record)
-        self._record(record, None)
+    def create(self, record: NodeRecord, account: Account = NOBODY, until_at: float | None = None) -> None:
+        """Record a new node (version 0), which ``account`` pays for until then."""
+        record = record.next()
+        node = self.world.nodes[record.host] = Node(record)
+        self.world.reserve(record, account, until_at)
+        self._record(node, None)
 
-    def change(self, node: Node, state: NodeState, reason: str, **fields: Any) -> None:
+    def change(
+        self,
+        node: Node,
+        state: NodeState,
+        reason: str,
+        *,
+        node_id: NodeId | None = None,
+        joined_at: float | None = None,
+    ) -> None:
         """Move a node to another state.
 
         Raises:
@@ -438,23 +663,25 @@ class Tick:
         """
         old = node.record.state
         check_transition(node.record.host, old, state)
-        node.record = dataclasses.replace(
-            node.record, state=state, reason=reason, changed_at=self.now, version=node.record.version + 1, **fields
-        )
+        node.record = node.record.next(state, reason, self.now, node_id=node_id, joined_at=joined_at)
         node.idle_votes, node.last_vote_at = 0, None
         if state is NodeState.GONE:
             del self.world.nodes[node.record.host]
+            self.world.settle(self.now, node.record)
             if not any(other.record.request_id == node.record.request_id for other in self.world.nodes.values()):
                 self.world.orders.pop(node.record.request_id, None)
-        self._record(node.record, old)
+        self._record(node, old)
 
-    def note(self, node: Node, **fields: Any) -> None:
+    def note(self, node: Node, *, node_id: NodeId | None = None, stop_sent_at: float | None = None) -> None:
         """Keep something about a node without changing its state."""
-        node.record = dataclasses.replace(node.record, version=node.record.version + 1, **fields)
+        node.record = node.record.next(node_id=node_id, stop_sent_at=stop_sent_at)
         self.world.store.save_node(node.record)
+        self.world.enters(node, node.record.state)
 
-    def _record(self, record: NodeRecord, old: NodeState | None) -> None:
+    def _record(self, node: Node, old: NodeState | None) -> None:
+        record = node.record
         self.world.store.save_node(record)
+        self.world.enters(node, old)
         self.world.store.log(
             self.now,
             f"node/{record.host}",

@@ -83,7 +83,8 @@ class Plugins:
 
     def _ask(self, hook: str, **arguments: Any) -> Any:
         try:
-            return getattr(self.manager.hook, hook)(**arguments)
+            caller = getattr(self.manager.hook, hook)
+            return caller(**arguments) if caller.get_hookimpls() else None
         except Exception:  # noqa: BLE001 - an outsider's mistake must not end the service: it would meet it again
             import structlog
 

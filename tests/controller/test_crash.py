@@ -131,6 +131,10 @@ def test_a_service_killed_at_any_point_neither_buys_twice_nor_forgets(tmp_path: 
                 assert ended_at <= began_at, f"cut {cut_at} ({name}): {host} was bought twice"
         assert len(rig.bought()) == bought, f"cut {cut_at} ({name}): bought {rig.bought()}"
         assert rig.flux.online() == {"lead0"}, f"cut {cut_at} ({name})"
+        ledger = {(one.request_id, one.host): one.ended_at for one in rig.store.segments(0.0)}
+        assert None not in ledger.values(), f"cut {cut_at} ({name}): something is still reserved"
+        machines = {(machine.request_id, machine.host) for machine in rig.cloud.machines.values()}
+        assert machines <= ledger.keys(), f"cut {cut_at} ({name}): nobody pays for {machines - ledger.keys()}"
         rig.crash()
 
 

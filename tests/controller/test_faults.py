@@ -145,11 +145,14 @@ def test_a_burst_toml_that_no_longer_has_a_live_node_is_refused_by_name(rig: Rig
 
 def test_holds_and_cooldowns_of_a_pool_that_is_gone_are_forgotten(rig: Rig) -> None:
     rig.store.set_setting("holds", [{"id": "x", "pool": "old", "nodes": 2, "until_at": None}])
-    rig.store.set_setting("cooldowns", {"old": {"failures": 2, "until_at": 1e12, "reason": "x"}})
+    breaker = {"key": ["pool", "old"], "failures": 2, "until_at": 1e12, "reason": "x", "pools": ["old"], "probe": ""}
+    rig.store.set_setting("breakers", [breaker])
+    rig.store.set_setting("join_times", [{"pool": "old", "instance_type": "x", "spot": False, "samples_s": [1.0]}])
     rig.store.commit()
     rig.restart()
     rig.run_for(10)
     assert rig.states() == {}
+    assert (rig.service.world.breakers.state(), rig.service.world.joins.state()) == ([], [])
 
 
 def test_an_adopted_machine_in_a_stale_listing_is_not_adopted_twice(rig: Rig) -> None:
@@ -288,7 +291,7 @@ def test_many_gangs_that_fail_at_once_are_one_failure(rig: Rig) -> None:
     rig.submit(nodes=2)
     rig.submit(nodes=2)
     rig.run_for(5)
-    assert [cooldown.failures for cooldown in rig.service.world.cooldowns.values()] == [1]
+    assert [breaker["failures"] for breaker in rig.service.world.breakers.state()] == [1]
 
 
 def test_small_jobs_are_ordered_apart_once_their_common_order_failed(rig: Rig) -> None:
@@ -296,7 +299,7 @@ def test_small_jobs_are_ordered_apart_once_their_common_order_failed(rig: Rig) -
     rig.run_for(1)
     jobs = [rig.submit(cores=2, run_s=5) for _ in range(4)]
     rig.cloud.stock["burst"] = 2
-    rig.service.world.answers.clear()
+    rig.service.world.book.forget("mock")
     rig.cloud.left = lambda pool: None  # type: ignore[method-assign]
     rig.run_until(lambda: rig.ended(*jobs), 3600)
 
