@@ -19,7 +19,7 @@ from fluxburst.flux.instance import RealInstance
 from fluxburst.flux.loop import FluxLoop
 from fluxburst.provider.discovery import Plugins
 from fluxburst.provider.manager import Providers
-from fluxburst.store import Store
+from fluxburst.store import MemoryStore, Records, Store
 
 RECONNECT_LEAST_S = 0.2
 RECONNECT_MOST_S = 30.0
@@ -30,14 +30,19 @@ RECONNECT_MOST_S = 30.0
 @click.option("--uri", default=None, help="The instance to serve; by default the enclosing one (FLUX_URI).")
 @click.option("--log-format", type=click.Choice(["auto", "json", "console"]), default="auto", show_default=True)
 @click.option("--verbose", is_flag=True, help="Debug lines, too.")
-def run(config_path: Path, uri: str | None, log_format: str, verbose: bool) -> None:
-    """Run the service on the lead broker, until SIGTERM. Nodes stay when it stops."""
+@click.option("--dry-run", is_flag=True, help="Only log what would be bought, and each job's verdict.")
+def run(config_path: Path, uri: str | None, log_format: str, verbose: bool, dry_run: bool) -> None:
+    """Run the service on the lead broker, until SIGTERM. Nodes stay when it stops.
+
+    With --dry-run nothing is bought or changed, and nothing is kept: it begins with an empty ledger, answers no other
+    command, and may run beside the service.
+    """
     logs.setup(json=None if log_format == "auto" else log_format == "json", verbose=verbose)
     config = configuration.load(config_path)
     plugins = Plugins()
     loop = FluxLoop()
     instance: RealInstance | None = RealInstance.open(uri, loop=loop)
-    store = Store(config.state_path(), service.echo)
+    store: Records = MemoryStore(service.echo) if dry_run else Store(config.state_path(), service.echo)
     providers = Providers(config, plugins)
     log = structlog.get_logger("fluxburst")
     connected = was_up = False
@@ -60,7 +65,7 @@ def run(config_path: Path, uri: str | None, log_format: str, verbose: bool) -> N
             ):
                 with attempt:
                     instance = instance or RealInstance.open(uri, loop=loop)
-                    running = service.Service(config, instance, loop, providers, plugins, store)
+                    running = service.Service(config, instance, loop, providers, plugins, store, dry_run=dry_run)
                     try:
                         connected = True
                         service.run(running, loop)

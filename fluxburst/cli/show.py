@@ -1,9 +1,11 @@
-"""The commands that show: status, nodes, jobs, explain, providers, offers."""
+"""The commands that show: status, nodes, jobs, explain, plan, providers, offers, budget."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -13,6 +15,8 @@ from fluxburst import jobid
 from fluxburst.cli import tables
 from fluxburst.cli.common import call, json_option, print_json
 
+ANSWERS_S = 10.0
+"""`plan` waits so long for providers that were asked because of it."""
 _PIPE_WIDTH = 400
 """Piped tables are for grep and awk: they are not folded at a terminal's width."""
 
@@ -48,11 +52,34 @@ def jobs(limit: int, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("job")
+@click.argument("job", required=False)
 @json_option
-def explain(job: str, as_json: bool) -> None:
-    """Tell a job's story: why it runs, waits or was refused. JOB is its id in any form."""
-    _show(call("explain", {"id": jobid.parse(job)}), as_json, tables.explain)
+def explain(job: str | None, as_json: bool) -> None:
+    """Tell why a job, or each in the queue, runs, waits or was refused.
+
+    Of one job: its story, what home, each pool and each offer answer to it, which number decided, and what would have
+    to change. JOB is its id in any form. Without it, the whole queue is
+    told, grouped by verdict and reason.
+    """
+    if job is None:
+        _show(call("explain"), as_json, tables.explain_all)
+    else:
+        _show(call("explain", {"id": jobid.parse(job)}), as_json, tables.explain)
+
+
+@click.command()
+@json_option
+def plan(as_json: bool) -> None:
+    """Show what would be bought now, without buying.
+
+    Nodes that are ordered already are left out; `nodes` lists them. While buying is paused, it is what would be bought
+    after `resume`.
+    """
+    answer, until_s = call("plan"), time.monotonic() + ANSWERS_S
+    while answer["asks"] and time.monotonic() < until_s:
+        time.sleep(0.2)
+        answer = call("plan")
+    _show(answer, as_json, tables.plan)
 
 
 @click.command()
@@ -65,5 +92,23 @@ def providers(as_json: bool) -> None:
 @click.command()
 @json_option
 def offers(as_json: bool) -> None:
-    """List the latest offers and refusals."""
+    """List all providers' offers, and what they refused."""
     _show(call("offers"), as_json, tables.offers)
+
+
+_GROUPS = ("day", "month", "user", "bank", "project", "pool", "provider")
+
+
+@click.command()
+@click.option("--by", type=click.Choice(_GROUPS), default="pool", show_default=True, help="What to tell apart.")
+@click.option(
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m"]),
+    metavar="DATE",
+    help="From this day of UTC on, such as 2026-11-22 or 2026-11; by default from the first of this month.",
+)
+@json_option
+def budget(by: str, since: datetime | None, as_json: bool) -> None:
+    """Show what was spent, what is reserved, and the caps."""
+    payload = {"by": by} | ({} if since is None else {"since_at": since.replace(tzinfo=UTC).timestamp()})
+    _show(call("budget", payload), as_json, tables.budget)

@@ -41,3 +41,12 @@ def test_the_site_of_the_administrators_renders_with_it(page: str) -> None:
     lead = render(configuration.parse(burst), tomllib.loads(site), frobnicator=Path("/etc/flux/burst.py")).lead
     assert set(lead["queues"]) == {"batch", "spare", "staging"}
     assert lead["resource"]["verify"]["hostname"] == "ignore"
+
+
+def test_every_part_of_a_burst_toml_in_the_administrators_page_is_taken_with_the_smallest() -> None:
+    page = "docs/administrators.md"
+    (smallest,) = listings(page, "cluster =")
+    parts = {text for key in ("[policy]", "[[price]]", "[limits.", "[pool.c2]") for text in listings(page, key)}
+    assert len(parts) == 4
+    for text in parts:
+        configuration.parse(f"{smallest}\n{text}")

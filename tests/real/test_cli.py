@@ -54,6 +54,9 @@ def test_every_command_that_shows_has_a_table_and_json(site: PrivateSite) -> Non
 
     assert "burst local" in said(site, "offers")
     assert {offer["pool"] for offer in json.loads(said(site, "offers", "--json"))["offers"]} == {"burst"}
+    (total,) = json.loads(said(site, "budget", "--by", "pool", "--json"))["totals"]
+    assert (total["name"], total["spent_usd"]) == ("burst", 0.0)
+    assert "since " in said(site, "budget", "--since", "2026-01")
 
     watched = said(site, "watch", "--count", "2", "--interval", "0.1")
     assert "2 nodes bought" in watched
@@ -118,7 +121,20 @@ def test_the_flux_configuration_is_rendered_from_the_sites_own(site: PrivateSite
 
 
 @pytest.mark.parametrize(
-    "arguments", ["status", "nodes", "jobs", "explain f1", "providers", "offers", "watch", "pause", "request burst -N1"]
+    "arguments",
+    [
+        "status",
+        "nodes",
+        "jobs",
+        "explain f1",
+        "plan",
+        "providers",
+        "offers",
+        "budget",
+        "watch",
+        "pause",
+        "request burst -N1",
+    ],
 )
 def test_without_a_service_each_command_says_so_in_one_line(site: PrivateSite, arguments: str) -> None:
     site.stop_service()

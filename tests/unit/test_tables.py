@@ -31,6 +31,15 @@ POOL: dict[str, Any] = {
 STATUS: dict[str, Any] = {
     "version": "0.1.0", "cluster": "corona", "mode": "queue", "ready": True, "paused": False,
     "jobs": {"running": 2, "burst": 1}, "nodes": 15, "nodes_limit": 64, "pools": [POOL],
+    "budget": [],
+}  # fmt: skip
+LINE: dict[str, Any] = {
+    "scope": "all", "name": "", "window": "day", "until_at": 86400.0, "spent_usd": 12.5, "reserved_usd": 30.0,
+    "cap": "[limits] usd_per_day", "limit_usd": 200.0, "share": 0.2125, "level": 0.0,
+}  # fmt: skip
+STAR = LINE | {
+    "scope": "user", "name": "bob", "cap": '[limits.user."*"] usd_per_month', "limit_usd": 50.0, "share": 0.85,
+    "level": 0.8, "window": "month",
 }  # fmt: skip
 NODE: dict[str, Any] = {
     "host": "c2-0", "pool": "c2", "provider": "gke", "state": "joined", "reason": "", "request_id": "b-one",
@@ -43,9 +52,14 @@ JOB: dict[str, Any] = {
     "hosts": "c2-[0-1]", "submitted_at": 1000.0, "waited_s": 12.0,
 }  # fmt: skip
 OFFER: dict[str, Any] = {
-    "provider": "gke", "pool": "c2", "age_s": 12.0, "nodes": 2, "slots": 4, "cores_per_slot": 2, "gpus_per_slot": 0,
-    "instance_type": "c2-standard-4", "usd_per_node_hour": None, "spot": True, "zone": "us-central1-a", "join_s": 55.0,
-    "nodes_left": 9, "refusal": "",
+    "provider": "gke", "pool": "c2", "age_s": 12.0, "instance_type": "c2-standard-4", "usd_per_node_hour": None,
+    "spot": True, "zone": "us-central1-a", "region": "us-central1", "cores": 2, "memory_bytes": 16 * 2**30, "gpus": 1,
+    "gpu_model": "L4", "join_s": 55.0, "join_p90_s": 90.0, "samples": 12, "nodes_left": 9, "health": "open",
+    "closed_s": None,
+}  # fmt: skip
+REFUSED: dict[str, Any] = {
+    "provider": "gke", "pool": "d4", "age_s": 12.0, "nodes": 2, "slots": 4, "cores_per_slot": 2, "gpus_per_slot": 0,
+    "reason": "quota [C2_CPUS] is 0", "retry_at": None,
 }  # fmt: skip
 
 
@@ -64,11 +78,39 @@ def test_the_status_counts_nodes_by_what_they_do() -> None:
         ({"jobs": {}}, "burstable jobs: none"),
         ({"nodes_limit": None}, "15 nodes bought"),
         ({"pools": [POOL | {"cooldown": "no capacity", "cooldown_s": 90.0}]}, "left alone for 2m: no capacity"),
+        ({"pools": [POOL | {"cooldown": "no capacity"}]}, "tried with one order first: no capacity"),
         ({"pools": [POOL | {"warm_unmet": "stockout"}]}, "warm nodes: stockout"),
     ],
 )
 def test_the_status_tells_what_is_out_of_the_ordinary(change: dict[str, Any], word: str) -> None:
     assert word in shown(tables.status(STATUS | change))
+
+
+def test_the_status_tells_the_sites_budget_and_whose_is_nearly_used_up() -> None:
+    text = shown(tables.status(STATUS | {"budget": [LINE, STAR, STAR | {"name": "eve", "level": 0.0}]}))
+    assert "[limits] usd_per_day: $42.50 of $200.00 spent or reserved (21%)\n" in text
+    assert '[limits.user."*"] usd_per_month bob: $42.50 of $50.00 spent or reserved (85%)\n' in text
+    assert "eve" not in text
+
+
+def test_the_budget_shows_every_cap_and_what_was_spent_on_what() -> None:
+    total = {"nodes": 3, "node_hours": 7.125, "spent_usd": 3.5, "reserved_usd": 1.25}
+    totals = [
+        {"name": "alice", "unpriced_hours": 0.0, **total},
+        {"name": "", "unpriced_hours": 2.0, **total},
+    ]
+    free = LINE | {"window": "month", "cap": "", "limit_usd": None, "share": None}
+    answer = {"caps": [LINE, free, STAR], "by": "user", "since_at": 86400.0, "totals": totals}
+    text = shown(tables.budget(answer))
+    assert words(text, "day") == ["day", "all", "$12.50", "$30.00", "$200.00", "21%", "[limits]", "usd_per_day"]
+    assert words(text, "month   all") == ["month", "all", "$12.50", "$30.00"]
+    assert words(text, "month   user")[2:] == [
+        "bob", "$12.50", "$30.00", "$50.00", "85%", '[limits.user."*"]', "usd_per_month",
+    ]  # fmt: skip
+    assert "since 1970-01-02:\n" in text
+    assert words(text, "alice") == ["alice", "3", "7.12", "$3.50", "$1.25"]
+    assert words(text, "-") == ["-", "3", "7.12", "$3.50", "$1.25", "2.00"]
+    assert "nothing was bought" in shown(tables.budget(answer | {"totals": []}))
 
 
 def test_a_node_is_shown_with_its_times_its_jobs_and_its_price() -> None:
@@ -93,7 +135,7 @@ def test_a_node_that_is_gone_is_shown_with_its_age_at_the_end_and_why() -> None:
 def test_no_nodes_and_no_jobs_and_no_offers_are_said_in_words() -> None:
     assert shown(tables.nodes({"nodes": []})) == "no nodes\n"
     assert shown(tables.jobs({"jobs": [], "total": 0})) == "no active burstable jobs\n"
-    assert shown(tables.offers({"offers": []})) == "no provider has been asked yet\n"
+    assert shown(tables.offers({"offers": [], "refusals": []})) == "no provider has been asked yet\n"
 
 
 @pytest.mark.parametrize(
@@ -118,6 +160,7 @@ def test_the_jobs_that_are_left_out_are_counted() -> None:
 
 EXPLAIN: dict[str, Any] = {
     "id": 7, "f58": "ƒ8", "active": True, "job": JOB, "verdict": "wait: c2: stockout, for another 1m",
+    "now": 1000.0, "fix": "", "considered": None,
     "pools": [["c2", "stockout"], ["d4", "has no spot offer"]],
     "history": [
         {"at": 1.5, "kind": "burst", "reason": "buying 2", "pool": "c2", "hosts": ["c2-0", "c2-1"],
@@ -132,8 +175,8 @@ def test_a_jobs_story_has_its_verdict_a_line_for_each_pool_and_its_history() -> 
     assert lines[0] == "ƒ8 needs 2N 8c 4g, queue batch: burst on c2-[0-1]"
     assert lines[1] == "wait: c2: stockout, for another 1m"
     assert lines[2:4] == ["  pool c2: stockout", "  pool d4: has no spot offer"]
-    assert lines[5].split() == ["00:00:01.500Z", "burst", "buying", "2", "pool=c2", "hosts=c2-0,c2-1"]
-    assert lines[6].split() == ["23:59:59.250Z", "start"]
+    assert lines[6].split() == ["00:00:01.500Z", "burst", "buying", "2", "pool=c2", "hosts=c2-0,c2-1"]
+    assert lines[7].split() == ["23:59:59.250Z", "start"]
 
 
 def test_a_job_that_is_no_longer_active_still_has_its_history() -> None:
@@ -169,11 +212,18 @@ def test_providers_are_shown_with_unused_and_broken_plugins() -> None:
 
 
 def test_offers_and_refusals_are_shown_with_their_age() -> None:
-    refused = OFFER | {"pool": "d4", "refusal": "quota [C2_CPUS] is 0"}
-    text = shown(tables.offers({"offers": [OFFER, refused]}))
-    expected = "c2 gke 2N 8c c2-standard-4 unknown yes us-central1-a 55s 9 12s ago"
+    text = shown(tables.offers({"offers": [OFFER], "refusals": [REFUSED]}))
+    expected = "c2 gke c2-standard-4 us-central1-a us-central1 yes 2 16GiB 1 L4 unknown 55s 2m 12 nodes 9 12s ago open"
     assert words(text, "c2") == expected.split()
     assert words(text, "d4") == ["d4", "gke", "2N", "8c", "12s", "ago", "quota", "[C2_CPUS]", "is", "0"]
+
+
+def test_an_offer_that_is_left_alone_says_why_and_for_how_long_and_a_guess_is_called_one() -> None:
+    unmeasured = {"samples": 0, "memory_bytes": None, "gpus": 0, "gpu_model": ""}
+    closed = {"health": "left alone after a failure: sold out", "closed_s": 20.0, "nodes_left": None}
+    text = shown(tables.offers({"offers": [OFFER | unmeasured | closed], "refusals": []}))
+    expected = "yes 2 unknown 55s 2m guess 12s ago left alone after a failure: sold out, for another 20s"
+    assert words(text, "c2")[5:] == expected.split()
 
 
 @pytest.mark.parametrize(
@@ -182,7 +232,7 @@ def test_offers_and_refusals_are_shown_with_their_age() -> None:
 def test_a_reason_is_shown_letter_by_letter_whatever_it_looks_like(reason: str) -> None:
     assert reason in shown(tables.jobs({"jobs": [JOB | {"reason": reason}], "total": 1}))
     assert reason in shown(tables.nodes({"nodes": [NODE | {"state": "releasing", "reason": reason}]}))
-    assert reason in shown(tables.offers({"offers": [OFFER | {"refusal": reason}]}))
+    assert reason in shown(tables.offers({"offers": [], "refusals": [REFUSED | {"reason": reason}]}))
     assert reason in shown(tables.status(STATUS | {"pools": [POOL | {"warm_unmet": reason}]}))
     told = EXPLAIN | {
         "verdict": reason,
