@@ -137,11 +137,22 @@ def burst_toml() -> str:
         "or text such as `90s`, `5m` or `1.5h`.\n",
         *_table("top level", BurstConfig),
     ]
-    for name, field in BurstConfig.model_fields.items():
-        tables = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        for kind in tables:
-            parts += _table(f"[{name}]" if field.annotation is kind else f"[{name}.NAME]", kind)
+    titles: dict[type[BaseModel], list[str]] = {}
+    for place, kind in _tables_below("", BurstConfig):
+        titles.setdefault(kind, []).append(place)
+    for kind, places in titles.items():
+        parts += _table(", ".join(places), kind)
     return "\n".join(parts)
+
+
+def _tables_below(path: str, kind: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+    """Every table that may stand in a table, as it is written, with its model."""
+    for name, field in kind.model_fields.items():
+        for inner in _kinds(field.annotation):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                place = f"{path}{name}" if field.annotation is inner else f"{path}{name}.NAME"
+                yield (f"[[{path}{name}]]" if get_origin(field.annotation) is tuple else f"[{place}]"), inner
+                yield from _tables_below(f"{place}.", inner)
 
 
 def _table(title: str, kind: type[BaseModel]) -> Iterator[str]:
@@ -173,6 +184,8 @@ def _type(field: FieldInfo) -> str:
     origin = get_origin(field.annotation)
     if field.annotation in words:
         word = words[field.annotation]
+    elif origin is tuple and isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel):
+        word = "list of tables"
     elif origin is tuple:
         word = "list of " + " or ".join(words[kind] for inner in arguments[:1] for kind in get_args(inner) or (inner,))
     elif origin is dict:
@@ -228,8 +241,8 @@ def error_page() -> str:
         [
             "# Errors\n",
             "All are in `fluxburst.errors`. *Scope* is what a provider's error poisons unless another is named:\n"
-            "so much is left alone for the cool-down. Today `provider` means all pools of the provider, and any\n"
-            "other scope the order's pool.\n",
+            "so much is left alone for the cool-down. `offer` is one offer of one pool; `zone` and `region` are all\n"
+            "of the provider's offers there, in whatever pool, and the order's pool where its offer names neither.\n",
             "| error | scope | meaning |\n|---|---|---|",
             *rows(errors.FluxburstError, 0),
             "",
