@@ -40,3 +40,13 @@ def call(method: str, payload: Mapping[str, Any] | None = None) -> dict[str, Any
 
 def print_json(value: Mapping[str, Any]) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
+    """A click callback: a Flux Standard Duration in seconds."""
+    from fluxburst import durations
+
+    try:
+        return None if value is None else durations.parse(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None

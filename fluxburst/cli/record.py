@@ -9,21 +9,13 @@ from typing import BinaryIO
 
 import click
 
+from fluxburst.cli.common import seconds
 from fluxburst.errors import ConfigError, Disconnected
-
-
-def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    from fluxburst import durations
-
-    try:
-        return None if value is None else durations.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--for", "for_s", callback=_seconds, default=None, help="Stop after so long, such as 7d.")
+@click.option("--for", "for_s", callback=seconds, default=None, help="Stop after so long, such as 7d.")
 @click.option("--hash-users", is_flag=True, help="Write names that stand for users, and that nobody can turn back.")
 @click.option("--uri", default=None, help="The instance to follow; by default the enclosing one (FLUX_URI).")
 def record(file: Path, for_s: float | None, hash_users: bool, uri: str | None) -> None:

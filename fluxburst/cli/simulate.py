@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fluxburst.cli.common import config_option
+from fluxburst.cli.common import config_option, seconds
 from fluxburst.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,15 +47,6 @@ def _factor(_: click.Context, __: click.Parameter, value: str) -> float | None:
     return factor
 
 
-def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float | None:
-    from fluxburst import durations
-
-    try:
-        return None if value is None else durations.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
 @click.command()
 @click.argument("trace", type=click.Path(path_type=Path, dir_okay=False))
 @config_option
@@ -82,7 +73,7 @@ def _seconds(_: click.Context, __: click.Parameter, value: str | None) -> float 
 @click.option("--users", callback=_names, default=None, help="Only jobs of these users may burst (a,b,...).")
 @click.option("--queues", callback=_names, default=None, help="Only jobs of these queues may burst (a,b,...).")
 @click.option("--max-nodes", type=click.IntRange(min=1), default=None, help="Only jobs of so many nodes may burst.")
-@click.option("--join", callback=_seconds, default=None, help="How long nodes take to join; default boot_s, else 2m.")
+@click.option("--join", callback=seconds, default=None, help="How long nodes take to join; default boot_s, else 2m.")
 @click.option("--prices", type=click.Path(path_type=Path, dir_okay=False), default=None, help="TOML with [[price]].")
 @click.option(
     "--policy", "policies", type=click.Choice(POLICIES), multiple=True, default=("ours",), help="May be repeated."

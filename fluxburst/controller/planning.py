@@ -317,7 +317,7 @@ class View:
         shares, table = world.usage.get(host) or {}, world.config.pool[pool]
         at, latest_at, order = 0.0, 0.0, None if record is None else world.orders.get(record.request_id)
         if not up and record is not None and record.state in COMING:
-            at = record.planned_at + (GUESS_JOIN_S if order is None else world.market(now).quote(order.offer).join_s)
+            at = record.planned_at + (GUESS_JOIN_S if order is None else world.book.quote(order.offer, now).join_s)
             latest_at = record.planned_at + table.join_timeout
         return FleetNode(
             host,
