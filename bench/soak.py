@@ -65,6 +65,7 @@ provider.beta = { nodes = 10, usd_per_month = 700 }
 provider = "alpha"
 hosts = "spot-[0-31]"
 cores = 4
+release_timeout = "20m"
 [pool.spot.options]
 boot_s = 60.0
 usd_per_node_hour = 0.06
@@ -75,6 +76,7 @@ provider = "alpha"
 hosts = "plain-[0-47]"
 cores = 4
 min_lifetime = "10m"
+release_timeout = "20m"
 [pool.plain.options]
 boot_s = 120.0
 offers = [
@@ -89,6 +91,7 @@ max_nodes = 12
 billing_increment = "60s"
 billing_minimum = "60s"
 idle_timeout = "2m"
+release_timeout = "20m"
 [pool.large.options]
 boot_s = 90.0
 usd_per_node_hour = 0.68

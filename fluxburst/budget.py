@@ -71,7 +71,7 @@ def _ms(seconds: float) -> int:
 
 
 def _amount(usd: float) -> int:
-    """Whole amount-dollars, rounded up; those that were whole before they became a float stay what they were."""
+    """Whole micro-dollars, rounded up; those that were whole before they became a float stay what they were."""
     return math.ceil(round(usd * 10**6, 2)) * _MICRO_DOLLAR
 
 
@@ -87,7 +87,7 @@ def _cost(usd_per_hour: float, life_ms: int, increment_s: float, minimum_s: floa
 def cost_usd(
     usd_per_node_hour: float, from_at: float, until_at: float, increment_s: float = 1.0, minimum_s: float = 0.0
 ) -> float:
-    """What a node costs that is launched at ``from_at`` and gone by ``until_at``, rounded up to a amount-dollar.
+    """What a node costs that is launched at ``from_at`` and gone by ``until_at``, rounded up to a micro-dollar.
 
     It is also the most by which a node's cost grows when it stays from ``from_at`` to ``until_at``.
     """
@@ -380,6 +380,11 @@ class Ledger:
             return None
         return cost_usd(price, from_at, until_at, table.billing_increment, table.billing_minimum)
 
+    @property
+    def capped(self) -> bool:
+        """Whether any dollar cap holds for anybody."""
+        return self._caps.any
+
     def draft(self, now: float, live: Mapping[str, int]) -> Draft:
         """What may be bought now. ``live`` is each pool's number of nodes that are live or in flight."""
         if self._caps.any:
@@ -567,6 +572,14 @@ class Draft:
                 return meter.cap("usd")
         self._take(account, pool, 0, amount)
         return None
+
+    def capped(self, pool: str) -> bool:
+        """Whether a dollar cap holds for everyone in this pool: one in all, of the pool or of its provider."""
+        return bool(self._of(NOBODY, pool)[1])
+
+    def keep(self, pool: str, usd: float) -> None:
+        """Keep so much back from these caps, whether they have room for it or not."""
+        self._take(NOBODY, pool, 0, _amount(usd))
 
     def mark(self) -> int:
         return len(self._taken)

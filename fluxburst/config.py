@@ -211,6 +211,9 @@ class Pool(Table):
     """How long a node may take from the order until its broker is up; then it is given back."""
     stop_timeout: Duration = 60.0
     """How long a broker may take to leave when it is stopped; then the node is given back all the same."""
+    release_timeout: Duration = 60.0
+    """How long the provider is reckoned to take to end a node that is given back. It is reserved with the node's life;
+    where the provider takes longer, the node costs more than was reserved."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The provider's own keys for this pool."""
 

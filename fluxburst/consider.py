@@ -243,7 +243,7 @@ class _Inquiry(Work):
         """What the plan would choose: a cap may forbid that nodes stay for longer."""
         facts = self.facts(shape)
         while isinstance(found := self.option(facts, 1), Option):
-            if found.later or self._lengthen(facts, found, found.start_at + facts.duration_s):
+            if found.later or self._lengthen(facts, found, 1):
                 break
         return found
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from fluxburst.model import Account, Demand, Host, JobId, Offer, Refusal, Verdict
+from fluxburst.model import Account, Demand, Host, JobId, Offer, Refusal, RequestId, Shrink, Verdict
 
 NOBODY = Account()
 """Whom no cap names."""
@@ -68,7 +68,7 @@ class FleetNode:
     ``at`` is when it can be used: 0 when it is up, else when its broker is expected, at ``latest_at`` at the latest.
     ``end_at`` is when what runs there is expected to have ended (0: nothing runs). ``paid_until_at`` is how long the
     ledger has it reserved for. ``whole`` is False once anyone holds a part of it. ``usd_per_node_hour`` is what it was
-    bought at, and whether on ``spot``.
+    bought at, and whether on ``spot``. ``request_id`` is its order's (None: it was not bought).
     """
 
     host: Host
@@ -82,6 +82,7 @@ class FleetNode:
     paid_until_at: float = 0.0
     usd_per_node_hour: float | None = None
     spot: bool = False
+    request_id: RequestId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,9 @@ class PoolState:
     ordered now, in order. ``failing`` is True after a launch or boot failed, until a node serves again: then every
     job's nodes are ordered apart. ``closed`` says why nothing may be bought in it now (empty: it may),
     ``closed_until_at`` until when, ``closed_fix`` what would open it before. ``boot_s`` and ``tail_s`` are what a
-    node's reserved life has before and after its jobs at the most: the join timeout; idling and stopping.
-    ``least_s`` is how long it lives at the least once it is up.
+    node's reserved life has before and after its jobs at the most: the join timeout; idling (``idle_s`` of it),
+    stopping and being released. ``least_s`` is how long it lives at the least once it is up; ``shrink`` which nodes of
+    an order leave together.
     """
 
     name: str
@@ -110,9 +112,11 @@ class PoolState:
     closed_fix: str = ""
     boot_s: float = 0.0
     tail_s: float = 0.0
+    idle_s: float = 0.0
     least_s: float = 0.0
     billing_increment_s: float = 1.0
     billing_minimum_s: float = 0.0
+    shrink: Shrink = Shrink.ANY
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,12 @@ class Draft(Protocol):
 
     def extend(self, account: Account, pool: str, usd: float | None) -> Cap | None:
         """Reserve more for nodes that are there, unless a cap forbids it, which is returned then."""
+
+    def capped(self, pool: str) -> bool:
+        """Whether a dollar cap holds for everyone in this pool: one in all, of the pool or of its provider."""
+
+    def keep(self, pool: str, usd: float) -> None:
+        """Keep so much back from these caps, whether they have room for it or not."""
 
     def mark(self) -> int:
         """A point to go back to."""
@@ -246,7 +256,8 @@ class Plan:
     ``verdicts`` has one for every request, and may be the planner's own mapping, see :class:`Planner`. ``changed`` are
     the jobs whose verdict differs from the one in the planner's plan before. ``booked`` is every host that some verdict
     counts on. ``again_at`` is when time alone may change something. ``unmet`` are the pools whose warm nodes could not
-    all be had, with the reason.
+    all be had, with the reason. ``kept`` is what is kept back in each pool for what Flux's choice of nodes may cost, in
+    dollars.
     """
 
     verdicts: Mapping[JobId, Verdict]
@@ -258,6 +269,7 @@ class Plan:
     booked: Collection[Host] = frozenset()
     again_at: float | None = None
     unmet: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, float] = field(default_factory=dict)
 
 
 class Planner(Protocol):

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from fluxburst import hostlist
 from fluxburst.budget import cost_usd
 from fluxburst.jobid import f58
-from fluxburst.model import Demand, Host, JobId, Verdict, VerdictKind
+from fluxburst.model import Demand, Host, JobId, Shrink, Verdict, VerdictKind
 from fluxburst.moment import (
+    NOBODY,
     Cap,
     Extension,
     Moment,
@@ -240,6 +241,12 @@ class Work:
         self._quotes: dict[int, tuple[object, dict[str, list[Quote]], dict[str, No]]] = {}
         self._estimates: dict[int, tuple[float, float | None]] = {}
         self._hopeless: set[object] = set()
+        self._kept = {
+            name: pool.exposure_usd(self.now, self._price) for name, pool in pools.items() if moment.draft.capped(name)
+        }
+        """What is kept back for what Flux's choice of nodes may cost those that were placed before."""
+        for name, usd in self._kept.items():
+            moment.draft.keep(name, usd)
         self._mark = moment.draft.mark()
         self._way = Way(())
         self.scanty = False
@@ -250,10 +257,14 @@ class Work:
         self._orders: dict[tuple[object, ...], tuple[Quote, list[Room], list[JobId]]] = {}
         self._opened: dict[str, list[Room]] = {}
         self._longer: dict[tuple[Host, float], Extension] = {}
+        self._untils: dict[Room, float] = {}
+        """Until when rooms were reserved that are needed for longer now."""
         self._sold: dict[Stock, int] = {}
         self._barred: set[tuple[Host, object]] = set()
         self._bought_until: dict[Host, float] = {}
         self._failed: dict[object, Verdict] = {}
+        self.kept = dict(self._kept)
+        """What is kept back now, by pool, in dollars; only where a cap holds."""
         self._reserved: tuple[frozenset[str], float, JobId, int | None] | None = None
 
     def facts(self, shape: Shape) -> Facts:
@@ -315,6 +326,8 @@ class Work:
             for name, room in rooms:
                 if room.node is not None:
                     self.pools[name].unbook(room, jobs)
+        for room, until in self._untils.items():
+            room.until = until
         for name, opened in self._opened.items():
             self.pools[name].close(opened)
         self.moment.draft.rollback(self._mark)
@@ -587,6 +600,7 @@ class Work:
                 left=room,
             )
         no = over or self._kept_for_another(pool, end_at, min(allowed, room) - count)
+        no = no or (None if rooms else self._exposed(pool, fit, parts, facts, end_at, 1))
         if no is not None:
             return no
         serves = 1
@@ -594,6 +608,8 @@ class Work:
             most = min(allowed, room, allowed if left is None else left)
             serves = min(jobs, most // count) if fit.count > 1 else min(jobs, most * fit.sharing)
             needed = count * serves if fit.count > 1 else -(-serves // fit.sharing)
+            if serves > 1 and self._exposed(pool, fit, [(quote, needed)], facts, end_at, serves) is not None:
+                serves, needed = 1, count
             usd = None if usd is None else usd / count * needed
             parts = [(quote, needed)]
         return Option(pool, fit, rooms, start_at, usd, parts, serves)
@@ -707,15 +723,16 @@ class Work:
             outcome.verdicts.append(((first,), verdict))
             self.untils.add(option.start_at)
             return 1
-        if not self._lengthen(facts, option, end_at):
-            return 0
         mine: Sequence[JobId] = (first,)
         if option.fit.count == 1:
             room, take = option.rooms[0]
             held = 1 if take.whole else min(len(jobs) - done, _slots_on(take, room))
             mine = jobs[done : done + held]
+        if not self._lengthen(facts, option, len(mine)):
+            return 0
         for room, take in option.rooms:
             option.pool.book(room, mine, take.over(option.start_at, end_at))
+        self._keep(option.pool)
         outcome.placed.append((mine, facts.shape, rooms))
         outcome.verdicts.append((mine, served_by(name, [room for room, _ in option.rooms], self.now)))
         outcome.usd += option.usd or 0.0
@@ -724,7 +741,7 @@ class Work:
     def _take_new(self, facts: Facts, jobs: Sequence[JobId], done: int, option: Option, outcome: Outcome) -> int:
         pool, fit, shape, name = option.pool, option.fit, facts.shape, option.pool.state.name
         end_at = option.start_at + facts.duration_s
-        if option.rooms and not self._lengthen(facts, option, end_at):
+        if option.rooms and not self._lengthen(facts, option, 1):
             return 0
         opened = self._open(facts, pool, fit, option)
         outcome.usd += option.usd or 0.0
@@ -744,6 +761,7 @@ class Work:
                 if len(mine) > 1:
                     outcome.verdicts.append((mine[1:], served_by(name, (room,), self.now)))
                 self._order(quote, facts, (room,), mine[:1], room.host if pool.state.failing else None)
+            self._keep(pool)
             return position - done
         step = len(opened) // option.jobs
         reason = _buying(option.parts, option.jobs)
@@ -765,6 +783,7 @@ class Work:
             for part, _ in option.parts:
                 of_part = [room for room in new if room.quote is part]
                 self._order(part, facts, of_part, (job,), job if step > 1 or pool.state.failing else None)
+        self._keep(pool)
         return position - done
 
     def _open(self, facts: Facts, pool: PoolRooms, fit: Fit, option: Option) -> list[Room]:
@@ -803,41 +822,93 @@ class Work:
         return cost_usd(price, from_at, until_at, pool.billing_increment_s, pool.billing_minimum_s)
 
     def _order(self, quote: Quote, facts: Facts, rooms: Sequence[Room], jobs: Sequence[JobId], apart: object) -> None:
-        key = (id(quote), facts.shape.account, apart)
+        # nodes that leave together are reserved for as long
+        together = self.pools[quote.offer.pool].state.shrink is not Shrink.ANY
+        key = (id(quote), facts.shape.account, apart, facts.duration_s if together else None)
         _, mine, for_jobs = self._orders.setdefault(key, (quote, [], []))
         mine.extend(rooms)
         for_jobs.extend(jobs)
+        for room in rooms:
+            room.order = key
 
-    def _lengthen(self, facts: Facts, option: Option, end_at: float) -> bool:
-        """Reserve an option's rooms for as long as the job needs them, where its new nodes can be paid for, too.
+    def _keep(self, pool: PoolRooms) -> None:
+        """Keep back what Flux's choice may cost with all that is placed now."""
+        name = pool.state.name
+        if name in self.kept:
+            usd = pool.exposure_usd(self.now, self._price)
+            if usd > self.kept[name]:
+                self.moment.draft.keep(name, usd - self.kept[name])
+                self.kept[name] = usd
+
+    def _exposed(
+        self, pool: PoolRooms, fit: Fit, parts: Sequence[tuple[Quote, int]], facts: Facts, end_at: float, jobs: int
+    ) -> No | None:
+        """Whether the caps have no room for such new nodes and for what Flux's choice may cost beside."""
+        name, draft = pool.state.name, self.moment.draft
+        if name not in self.kept:
+            return None
+        until, mark = self._until(pool.state, facts), draft.mark()
+        new = [(until, quote.offer.usd_per_node_hour) for quote, nodes in parts for _ in range(nodes)]
+        for quote, nodes in parts:
+            reserved = self._reserved_usd(pool.state, quote.offer.usd_per_node_hour, facts)
+            draft.take(facts.shape.account, name, nodes, reserved)
+        more = [(fit.take.over(self.now, end_at), until)] * (jobs * fit.count)
+        usd = pool.exposure_usd(self.now, self._price, more, new) - self.kept[name]
+        cap = draft.extend(NOBODY, name, usd) if usd > 0 else None
+        draft.rollback(mark)
+        if cap is None:
+            return None
+        return No(
+            f"{cap.name} = {cap.limit:g} leaves too little, as Flux may start it beside others' jobs",
+            lasting=False,
+            until_at=cap.until_at,
+            fix=f"wait until those that wait have started, or raise {cap.name}",
+            money=True,
+            cap=cap,
+            needed=usd,
+        )
+
+    def _lengthen(self, facts: Facts, option: Option, jobs: int) -> bool:
+        """Reserve an option's rooms for as long as so many jobs need them, where its new nodes can be paid for, too.
 
         False where a cap forbids it, which bars the rooms for this account.
         """
-        pool, account, draft = option.pool.state, facts.shape.account, self.moment.draft
-        mark, longer = draft.mark(), list[tuple[Room, float]]()
-        for room, _ in option.rooms:
-            # one on its way may come up as late as its timeout allows
-            until = end_at + max(0.0, room.latest - room.at) + pool.tail_s
+        pool, account, draft = option.pool, facts.shape.account, self.moment.draft
+        name, boot_s = pool.state.name, pool.state.boot_s if option.parts else 0.0
+        # those on their way may come up as late as their timeout allows, and all the others wait for them
+        start_at = max(option.start_at, self.now + boot_s, *(room.latest for room, _ in option.rooms))
+        until = start_at + facts.duration_s + pool.state.tail_s
+        mark, before = draft.mark(), dict[Room, float]()
+
+        def forbid() -> bool:
+            draft.rollback(mark)
+            for room, paid_until in before.items():
+                room.until = paid_until
+            self._barred.update((room.host, account) for room, _ in option.rooms)
+            return False
+
+        for room in (mate for own, _ in option.rooms for mate in pool.staying_with(own)):
             if until <= room.until:
                 continue
-            usd = self._bill(pool, room.price, max(room.until, self.now), until)
-            cap = draft.extend(account, pool.name, usd)
-            if cap is not None:
-                draft.rollback(mark)
-                self._barred.add((room.host, account))
-                return False
-            longer.append((room, until))
+            usd = self._bill(pool.state, room.price, max(room.until, self.now), until)
+            if draft.extend(account, name, usd) is not None:
+                return forbid()
+            before[room], room.until = room.until, until
         lengthened = draft.mark()
         for quote, count in option.parts:
-            reserved = self._reserved_usd(pool, quote.offer.usd_per_node_hour, facts)
-            if draft.allowed(account, pool.name, reserved)[0] < count:
-                draft.rollback(mark)
-                self._barred.update((room.host, account) for room, _ in option.rooms)
-                return False
-            draft.take(account, pool.name, count, reserved)  # all parts together must be within the caps
+            reserved = self._reserved_usd(pool.state, quote.offer.usd_per_node_hour, facts)
+            if draft.allowed(account, name, reserved)[0] < count:
+                return forbid()
+            draft.take(account, name, count, reserved)  # all parts together must be within the caps
+        if name in self.kept:
+            end_at = option.start_at + facts.duration_s
+            more = [(take.over(option.start_at, end_at), room.until) for room, take in option.rooms] * jobs
+            usd = pool.exposure_usd(self.now, self._price, more) - self.kept[name]
+            if usd > 0 and draft.extend(NOBODY, name, usd) is not None:
+                return forbid()
         draft.rollback(lengthened)
-        for room, until in longer:
-            room.until = until
+        for room, paid_until in before.items():
+            self._untils.setdefault(room, paid_until)
             self._longer[room.host, until] = Extension(room.host, account, until)
         return True
 
@@ -919,6 +990,7 @@ class Work:
         rooms = self._open(facts, pool, found.fit, found)
         for quote, _ in found.parts:
             self._order(quote, facts, [room for room in rooms if room.quote is quote], (), "warm")
+        self._keep(pool)
         return ""
 
     def purchases(self) -> Iterator[Purchase]:

@@ -87,6 +87,7 @@ class Packer:
             booked=frozenset(host for pool in self._pools.values() for host, room in pool.rooms.items() if room.jobs),
             again_at=min((at for at in work.untils if at > moment.now), default=None),
             unmet=unmet,
+            kept=work.kept,
         )
 
     # What changed

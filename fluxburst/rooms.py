@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fluxburst import jobspec
-from fluxburst.model import Demand, Host, JobId
+from fluxburst.model import Demand, Host, JobId, Shrink
 from fluxburst.moment import NOBODY, FleetNode, PoolState, Quote
 
 T = TypeVar("T")
@@ -46,12 +47,13 @@ class Room:
 
     ``at`` is when it can be used, ``end`` when all that it runs and has promised is expected to have ended, ``due``
     when the first of its bookings begins, ``until`` until when the ledger has it reserved. ``promised`` means that all
-    of it is promised from ``at`` on, when what it runs has ended: until then nobody else can use it.
+    of it is promised from ``at`` on, when what it runs has ended: until then nobody else can use it. ``order`` is what
+    the nodes of one order have in common.
     """
 
     __slots__ = (
         *("at", "cores", "due", "end", "gpus", "host", "jobs", "key", "latest", "node"),
-        *("payer", "promised", "quote", "rank", "until", "whole"),
+        *("order", "payer", "promised", "quote", "rank", "until", "whole"),
     )
 
     def __init__(self, host: Host, rank: int, node: FleetNode | None, quote: Quote | None, at: float) -> None:
@@ -62,6 +64,7 @@ class Room:
         self.at = self.latest = at
         self.promised = False
         self.payer = NOBODY
+        self.order: object = None
         self.until = 0.0
         self.jobs: dict[JobId, Take] = {}
         self.key: tuple[Free, Place] | None = None
@@ -209,6 +212,57 @@ class PoolRooms:
         room.jobs[job] = take
         self._reckon(room)
 
+    def staying_with(self, room: Room) -> list[Room]:
+        """The rooms whose nodes cannot be given back before this one's, itself among them."""
+        shrink = self.state.shrink
+        if shrink is Shrink.ANY:
+            return [room]
+        return [
+            other
+            for other in self.rooms.values()
+            if other.order == room.order and (shrink is Shrink.ORDER or other.rank <= room.rank)
+        ]
+
+    def exposure_usd(
+        self,
+        now: float,
+        price: Callable[[float | None], float | None],
+        more: Sequence[tuple[Take, float]] = (),
+        new: Sequence[tuple[float, float | None]] = (),
+    ) -> float:
+        """The most that Flux's choice among these nodes may add to what is reserved; see docs/decisions/0008.
+
+        Args:
+            now: POSIX seconds.
+            price: what has to be reckoned with for a node's price.
+            more: what further jobs would book, with the time until which the node that they book is reserved.
+            new: until when the nodes of one further order would be reserved, each with its price.
+        """
+        state, apart = self.state, self.state.shrink is Shrink.ANY
+        taken = [(take, room.until) for room in self.rooms.values() for take in room.jobs.values()]
+        taken += more
+        if not taken:
+            return 0.0
+        prices = {price(usd) or 0.0 for _, usd in new} | {price(room.price) or 0.0 for room in self.rooms.values()}
+        if apart and len(prices) == 1 and all(take.whole or take.cores >= state.cores for take, _ in taken):
+            return 0.0  # a job that starts on another node leaves its own one free, and these exchange what is reserved
+        # one that starts late does so as far as was reserved for it, and idle nothing has to be
+        late_s = state.boot_s + state.tail_s - state.idle_s
+        needs = sorted((min(until - state.idle_s, take.end_at + late_s) for take, until in taken), reverse=True)
+        lives: dict[object, float] = {}
+        for room in self.rooms.values():
+            key = room.host if apart else room.order
+            lives[key] = min(room.until, lives.get(key, _INF))
+        together = 1
+        if apart:
+            ends = [*lives.values(), *(until for until, _ in new)]
+        else:
+            ends = [*lives.values(), *(until for until, _ in new[:1])]
+            together = max([len(new), *Counter(room.order for room in self.rooms.values()).values()])
+        ends.sort()
+        longer_s = sum(max(0.0, need - max(end, now)) for need, end in zip(needs, ends, strict=False))
+        return max(prices) * together * longer_s / 3600
+
     def postpone(self, now: float) -> None:
         """What should have begun before now, and is still only booked, begins now at the earliest."""
         for room in self._there.values():
@@ -269,7 +323,7 @@ class PoolRooms:
         if node is not None:
             room.cores, room.gpus, room.whole = node.cores, node.gpus, node.whole
             room.at, room.end, room.until = node.at, max(node.end_at, node.at), node.paid_until_at
-            room.latest, room.promised = node.latest_at, False
+            room.latest, room.promised, room.order = node.latest_at, False, node.request_id or room.host
         else:
             room.cores, room.gpus, room.whole, room.end = self.state.cores, self.state.gpus, True, room.at
         for take in room.jobs.values():

@@ -44,6 +44,9 @@ def _vote(world: World, tick: Tick, staying: Sequence[Node], booked: Collection[
         while node.idle_votes < IDLE_VOTES and tick.at(node.last_vote_at + interval_s):
             node.idle_votes += 1
             node.last_vote_at += interval_s
+    for node in world.in_state(NodeState.JOINED):
+        if node.record.host not in usage and tick.at(world.overdue_at(node.record.host)):
+            node.idle_votes = IDLE_VOTES  # whoever counts on it has not reserved it
 
 
 def _take_back_votes(node: Node) -> None:
@@ -81,7 +84,8 @@ def _draining(world: World, tick: Tick, booked: Collection[Host]) -> None:
     look: list[Host] = []
     for node in world.in_state(NodeState.DRAINING):
         host, view = node.record.host, world.hosts[node.record.host]
-        if host in booked and node.record.stop_sent_at is None and not node.asked:
+        overdue = tick.at(world.overdue_at(host))
+        if host in booked and node.record.stop_sent_at is None and not node.asked and not overdue:
             node.checked_at = None
             tick.change(node, NodeState.JOINED, "needed again")
         elif view.drained is None:

@@ -60,7 +60,9 @@ def _back(world: World, tick: Tick, job: Job) -> None:
     pool = world.pool_queues[job.queue]
     demand = job.candidate.demand
     usable = sum(world.usable(host) for host in world.declared[pool])
-    if demand is not None and (usable < max(demand.nodes, 1) or job.stuck_until_at > tick.now):
+    # under a cap it must not start where nothing is reserved for it
+    unpaid = world.ledger.capped and job.verdict is not None and job.id not in world.placed
+    if demand is not None and (usable < max(demand.nodes, 1) or job.stuck_until_at > tick.now or unpaid):
         tick.do(Move(job.id, job.home_queue))
 
 

@@ -18,9 +18,6 @@ from fluxburst.states import COMING, NodeState
 
 FREE, NOT_FREE = True, False
 
-LATE_S = 60.0
-"""How much later than planned a job may start on nodes that are up without outliving what is reserved for them."""
-
 SERVED = (VerdictKind.COMING, VerdictKind.BURST)
 
 
@@ -104,9 +101,9 @@ class PlanStage:
         else:
             world.hopeful.discard(job.id)
         if verdict.kind in SERVED and verdict.hosts:
-            world.placed.add(job.id)
+            world.place(job.id, verdict.hosts)
         else:
-            world.placed.discard(job.id)
+            world.unplace(job.id)
             job.ready_at = None
         if _same(verdict, job.verdict):
             job.verdict = replace(verdict, hosts=job.verdict.hosts) if job.verdict else verdict
@@ -274,10 +271,12 @@ class View:
             closed_until_at=until_at,
             closed_fix=fix,
             boot_s=table.join_timeout,
-            tail_s=table.idle_timeout + table.stop_timeout + LATE_S,
+            tail_s=table.idle_timeout + table.stop_timeout + table.release_timeout,
+            idle_s=table.idle_timeout,
             least_s=table.min_lifetime,
             billing_increment_s=table.billing_increment,
             billing_minimum_s=table.billing_minimum,
+            shrink=world.shrink[table.provider],
         )
 
     def _host(self, world: World, pool: str, host: Host, now: float) -> FleetNode | bool:
@@ -331,6 +330,7 @@ class View:
             paid_until_at=world.ledger.paid_until(host),
             usd_per_node_hour=None if record is None else record.usd_per_node_hour,
             spot=order is not None and order.offer.spot,
+            request_id=None if record is None else record.request_id,
         )
 
 

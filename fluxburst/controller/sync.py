@@ -220,7 +220,7 @@ def _noted(world: World, job: Job, memo: Mapping[str, Any]) -> None:
 def _forget(world: World, job: Job) -> None:
     del world.jobs[job.id]
     world.untold.discard(job.id)
-    world.placed.discard(job.id)
+    world.unplace(job.id)
     world.hopeful.discard(job.id)
     world.unplanned.add(job.id)
     world.lent.discard(job.id)

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from typing import Any
 
 from fluxburst import hostlist, jobspec
-from fluxburst.budget import Ledger, Window, accounted
+from fluxburst.budget import Draft, Ledger, Window, accounted
 from fluxburst.config import BurstConfig
 from fluxburst.controller.effects import QUESTIONS, Drain, Effect, Launch, Undrain, drain_key, keys
 from fluxburst.controller.effects import Key as EffectKey
@@ -269,8 +269,9 @@ class World:
         """The jobs that wait without hosts, such as for home."""
         self.unripe: set[JobId] = set()
         """The jobs that have become eligible within the open batching window."""
-        self.placed: set[JobId] = set()
-        """The jobs whose verdict names hosts."""
+        self.placed: dict[JobId, tuple[Host, ...]] = {}
+        """The jobs whose verdict names hosts, with these."""
+        self._bookings: dict[Host, set[JobId]] = {}
         self.lent: set[JobId] = set()
         """The jobs that wait in a pool's queue."""
         self.voted: set[Host] = set()
@@ -332,31 +333,94 @@ class World:
         for segment in self.ledger.extend(now, extension.host, extension.account, extension.until_at):
             self.store.save_segment(segment)
 
+    def place(self, job_id: JobId, hosts: tuple[Host, ...]) -> None:
+        """A job's verdict names these hosts from now on."""
+        self.unplace(job_id)
+        self.placed[job_id] = hosts
+        for host in hosts:
+            self._bookings.setdefault(host, set()).add(job_id)
+
+    def unplace(self, job_id: JobId) -> None:
+        """A job's verdict names no hosts any more."""
+        for host in self.placed.pop(job_id, ()):
+            self._bookings[host].discard(job_id)
+
     def pays(self, now: float, job: Job) -> None:
         """A job has started: the nodes that it runs on, which need not be those that were booked for it, are paid for.
 
-        What was reserved for it on others is reserved here, where nobody else needs it there. What Flux's choice of
-        nodes costs beyond that is on the job's account as far as its caps allow, and on nobody's else.
+        What was reserved for it alone is reserved where it runs. What Flux's choice of nodes costs beyond that is on
+        the job's account as far as its caps allow, and on nobody's else; see docs/decisions/0008.
         """
-        used = {share.host for share in job.allocation if share.host in self.ledger}
-        booked = {host for host in (job.verdict.hosts if job.verdict else ()) if host in self.ledger}
-        idle = [host for host in booked - used if not self.usage.get(host)]
-        spare = sorted(idle, key=lambda host: (-self.ledger.paid_until(host), host))
-        other = sorted(used - booked, key=lambda host: (self.ledger.paid_until(host), host))
-        for host, mine in zip(spare, other, strict=False):
-            self.dirty.update((host, mine))
-            for segment in self.ledger.exchange(now, host, mine):
-                self.store.save_segment(segment)
-        account, late = self.account(job), self.ledger.draft(now, {})
+        used = [share.host for share in job.allocation if share.host in self.ledger]
+        booked = self.placed.get(job.id, ())
+        self.unplace(job.id)
+        self._exchange(now, set(used).difference(booked), set(booked).difference(used))
+        draft: Draft | None = None
+        account = self.account(job)
         for host in sorted(used):
-            pool = self.pool_of[host]
-            table, record = self.config.pool[pool], self.nodes[host].record
-            until_at = self.end_of(job.id, now) + table.idle_timeout + table.stop_timeout
-            from_at = max(now, self.ledger.paid_until(host))
-            if until_at > from_at:
-                usd = self.ledger.cost_usd(pool, record.usd_per_node_hour, from_at, until_at)
-                forbidden = late.extend(accounted(self.config, account), pool, usd)
-                self.extend(now, Extension(host, NOBODY if forbidden else account, until_at))
+            table = self.config.pool[self.pool_of[host]]
+            leaves_at = self.end_of(job.id, now) + table.stop_timeout + table.release_timeout
+            for mate in self.stays_with(self.nodes[host]):
+                if leaves_at + table.idle_timeout > self.ledger.paid_until(mate.record.host):
+                    draft = draft or self.ledger.draft(now, {})
+                    self._pay(now, draft, mate.record, account, leaves_at)
+
+    def _exchange(self, now: float, used: set[Host], left: set[Host]) -> None:
+        """Let nodes that a job took instead of its own, and those that it left free, exchange what is reserved.
+
+        Only where both can be given back by themselves, at the same price, and nobody else needs what was left.
+        """
+
+        def alone(host: Host) -> bool:
+            record = self.nodes[host].record if host in self.nodes else None
+            return record is not None and host in self.ledger and self.shrink[record.provider] is Shrink.ANY
+
+        free = sorted(
+            (host for host in left if alone(host) and not self.usage.get(host) and not self._bookings.get(host)),
+            key=lambda host: (-self.ledger.paid_until(host), host),
+        )
+        taken = sorted(filter(alone, used), key=lambda host: (self.ledger.paid_until(host), host))
+        for host, mine in zip(free, taken, strict=False):
+            pair = host, mine
+            if self.nodes[host].record.usd_per_node_hour != self.nodes[mine].record.usd_per_node_hour:
+                continue
+            if self.ledger.paid_until(host) < self.ledger.paid_until(mine):
+                if len(self.usage[mine]) > 1 or not self._bookings.get(mine):
+                    continue
+                pair = mine, host  # for the one who booked it, and who will have to go where this job was to run
+            self.dirty.update(pair)
+            for segment in self.ledger.exchange(now, *pair):
+                self.store.save_segment(segment)
+
+    def _pay(self, now: float, draft: Draft, record: NodeRecord, account: Account, leaves_at: float) -> None:
+        """Reserve a node until ``leaves_at``, and for its time of idling, too, where that can be paid for."""
+        pool, payer = record.pool, accounted(self.config, account)
+        paid_until_at = max(now, self.ledger.paid_until(record.host))
+
+        def usd(until_at: float) -> float | None:
+            return self.ledger.cost_usd(pool, record.usd_per_node_hour, paid_until_at, until_at)
+
+        idle_until_at, mark = leaves_at + self.config.pool[pool].idle_timeout, draft.mark()
+        for name, kept in self.plan.kept.items():
+            draft.keep(name, kept)
+        idles = draft.extend(payer, pool, usd(idle_until_at)) is None
+        draft.rollback(mark)
+        until_at = idle_until_at if idles else leaves_at
+        if draft.extend(payer, pool, usd(until_at)) is not None:
+            draft.keep(pool, usd(until_at) or 0.0)
+            account = NOBODY
+        if until_at > paid_until_at:
+            self.extend(now, Extension(record.host, account, until_at))
+
+    def overdue_at(self, host: Host) -> float | None:
+        """When a node has to leave so that it is gone before its reservation ends; None where no cap in dollars holds.
+
+        An idle node must not live beyond that, whoever may want it.
+        """
+        if not self.ledger.capped:
+            return None
+        table = self.config.pool[self.pool_of[host]]
+        return self.ledger.paid_until(host) - table.stop_timeout - table.release_timeout
 
     def settle(self, now: float, record: NodeRecord) -> None:
         """Cut what was reserved for a node that is gone."""
@@ -398,6 +462,14 @@ class World:
             return [node]
         mates = self.order_mates(node)
         return mates[mates.index(node) :] if shrink is Shrink.TAIL else mates
+
+    def stays_with(self, node: Node) -> list[Node]:
+        """The live nodes that cannot be given back before this one, itself among them."""
+        shrink = self.shrink[node.record.provider]
+        if shrink is Shrink.ANY:
+            return [node]
+        mates = self.order_mates(node)
+        return mates[: mates.index(node) + 1] if shrink is Shrink.TAIL else mates
 
     def online(self, host: Host) -> bool:
         return self.hosts[host].online

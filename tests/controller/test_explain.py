@@ -15,7 +15,6 @@ import pytest
 from rich.console import Console, RenderableType
 
 from fluxburst.cli import tables
-from fluxburst.controller.planning import LATE_S
 from fluxburst.errors import NoCapacity, ProviderError, ProviderUnavailable, QuotaExceeded
 from fluxburst.flux.protocol import Caller
 from fluxburst.jobid import f58
@@ -464,7 +463,7 @@ def test_a_plan_tells_what_would_be_bought_with_prices_reservations_and_jobs(rig
         "spot": False,
     }
     assert (answer["nodes"], answer["usd_per_hour"]) == (2, 1.0)
-    assert answer["reserved_usd"] == pytest.approx(2 * 0.5 * (600 + 3600 + 60 + 60 + LATE_S) / 3600, abs=1e-4)
+    assert answer["reserved_usd"] == pytest.approx(2 * 0.5 * (600 + 3600 + 60 + 60 + 60) / 3600, abs=1e-4)
     assert (answer["verdicts"], answer["asks"], answer["paused"]) == ({"burst": 1, "refused": 1}, [], True)
     assert rig.calls("launch") == []
     assert rig.service.handle("plan", {}, GUEST)["purchases"][0]["jobs"] == []

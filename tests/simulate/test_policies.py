@@ -49,6 +49,12 @@ class Purse:
         self.usd -= usd or 0.0
         return None
 
+    def capped(self, pool: str) -> bool:
+        return False
+
+    def keep(self, pool: str, usd: float) -> None:
+        self.usd -= usd
+
     def mark(self) -> int:
         self._marks.append((self.nodes, self.usd))
         return len(self._marks) - 1

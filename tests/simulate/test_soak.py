@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Collection, Iterator
+
 import pytest
 
 from bench.soak import soak
+from fluxburst.model import Demand
+from fluxburst_mock.scheduler import Domain, Node
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -17,3 +22,19 @@ def test_nothing_leaks_is_overspent_or_is_forgotten_whatever_happens(seed: int) 
     assert {"failed_boot", "slow_boot", "lost_answer", "spot_loss", "stock_out", "unanswered"} <= {
         *found.outcome.survived
     }
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_caps_hold_whatever_nodes_flux_chooses(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Busier days, on which the caps bind, with a scheduler that takes any nodes that fit."""
+    dice, in_turn = random.Random(seed), Domain.candidates
+
+    def at_random(self: Domain, demand: Demand, avoid: Collection[int] = ()) -> Iterator[tuple[Node, int]]:
+        found = list(in_turn(self, demand, avoid))
+        dice.shuffle(found)
+        return iter(found)
+
+    monkeypatch.setattr(Domain, "candidates", at_random)
+    found = soak(days=1.0, jobs=3000, seed=seed)
+    assert not found.wrong
+    assert max(found.caps.values()) > 0.9

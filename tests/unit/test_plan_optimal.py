@@ -46,6 +46,12 @@ class Unlimited:
     def extend(self, account: Account, pool: str, usd: float | None) -> Cap | None:
         return None
 
+    def capped(self, pool: str) -> bool:
+        return False
+
+    def keep(self, pool: str, usd: float) -> None:
+        pass
+
     def mark(self) -> int:
         return 0
 
