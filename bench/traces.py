@@ -56,7 +56,7 @@ provider = "mock"
 hosts = "{name}-[0-{last}]"
 cores = 1
 usd_per_node_hour = {usd}
-idle_timeout = {idle_s}
+{idle}
 [pool.{name}.options]
 boot_s = {boot_s}
 """
@@ -66,7 +66,7 @@ boot_s = {boot_s}
 class Ours:
     """What our own policy is told beside the pools; the others set their own times."""
 
-    idle_s: float
+    idle_s: float | None
     min_wait_s: float
     usd_per_hour_saved: float | None
 
@@ -108,7 +108,8 @@ def burst_toml(trace: Trace, largest: int, case: Case) -> BurstConfig:
     pools = {"one": [("all", largest, 0.10)], "two": [("cheap", largest // 4, 0.06), ("dear", largest, 0.12)]}
     text = HEAD.format(policy=case.ours.policy() if case.policy == "ours" else "")
     for name, count, usd in pools[case.prices]:
-        text += POOL.format(name=name, last=count - 1, usd=usd, idle_s=case.ours.idle_s, boot_s=JOIN_S)
+        idle = "" if case.ours.idle_s is None else f"idle_timeout = {case.ours.idle_s}"
+        text += POOL.format(name=name, last=count - 1, usd=usd, idle=idle, boot_s=JOIN_S)
     if case.prices == "two":
         text += f"[limits]\nusd_per_day = {2 * dearest_usd(trace, configuration.parse(text), case):.2f}\n"
     return configuration.parse(text)
@@ -117,7 +118,7 @@ def burst_toml(trace: Trace, largest: int, case: Case) -> BurstConfig:
 def dearest_usd(trace: Trace, config: BurstConfig, case: Case) -> float:
     """The most that is reserved for one job, under the policy's own times."""
     pool = POLICIES[case.policy].adapt(config).pool["dear"]
-    around_s = pool.join_timeout + pool.idle_timeout + pool.stop_timeout
+    around_s = pool.join_timeout + pool.idle_most_s() + pool.stop_timeout + pool.release_timeout
     assert pool.usd_per_node_hour is not None
     demands = (job.demand for job in trace.jobs())
     return max(demand.nodes * (demand.duration_s + around_s) for demand in demands) / 3600 * pool.usd_per_node_hour
@@ -233,7 +234,7 @@ def main() -> None:
     parser.add_argument("--home", type=float, action="append", help="share of the largest job; may be repeated")
     parser.add_argument("--policy", action="append", choices=[HOME.name, *POLICIES], help="may be repeated")
     parser.add_argument("--prices", action="append", choices=PRICES, help="may be repeated")
-    parser.add_argument("--idle-s", type=float, default=300.0, help="idle_timeout of ours (default: burst.toml's)")
+    parser.add_argument("--idle-s", type=float, help="idle_timeout of ours (default: burst.toml's)")
     parser.add_argument("--min-wait-s", type=float, default=0.0, help="[policy] min_wait of ours")
     parser.add_argument("--usd-per-hour-saved", type=float, help="[policy] max_usd_per_hour_saved of ours")
     parser.add_argument("--processes", type=int, default=2)

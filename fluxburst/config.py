@@ -18,6 +18,9 @@ from fluxburst.model import Host, PoolSpec
 Duration = Annotated[float, BeforeValidator(durations.parse)]
 """A Flux Standard Duration in the file, seconds in the model."""
 
+IDLE_LEAST_S, IDLE_MOST_S = 10.0, 300.0
+"""How long a node may be idle where ``idle_timeout`` does not say so."""
+
 NAME = r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$"
 
 
@@ -199,8 +202,9 @@ class Pool(Table):
     """No more than so many nodes of this pool; by default as many as it declares."""
     keep_warm: int = Field(default=0, ge=0)
     """So many nodes are up whether jobs need them or not; at most as many as the pool declares."""
-    idle_timeout: Duration = 300.0
-    """How long a node may be idle before it is given back."""
+    idle_timeout: Duration | None = None
+    """How long a node may be idle before it is given back; by default as long as it took to join, but at least 10 s
+    and at most 5 min."""
     min_lifetime: Duration = 0.0
     """A node is not given back for being idle before it has been up for so long."""
     billing_increment: Duration = Field(default=1.0, gt=0)
@@ -224,6 +228,18 @@ class Pool(Table):
             if not hostlist.LABEL.fullmatch(host):
                 raise ValueError(f"host name {host!r} is no RFC 1035 label: letters, digits and '-' only, 63 at most")
         return value
+
+    def idle_most_s(self) -> float:
+        """The longest time that a node may be idle, in seconds."""
+        return IDLE_MOST_S if self.idle_timeout is None else self.idle_timeout
+
+    def idle_s(self, join_s: float) -> float:
+        """How long a node may be idle that took ``join_s`` to join, in seconds.
+
+        Who does not know when the next job comes, and waits as long as a new boot would take, pays at most twice what
+        he would have paid knowing it: Karlin and others, Competitive snoopy caching, Algorithmica 3, 1988.
+        """
+        return min(max(join_s, IDLE_LEAST_S), IDLE_MOST_S) if self.idle_timeout is None else self.idle_timeout
 
 
 class BurstConfig(Table):

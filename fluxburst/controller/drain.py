@@ -11,7 +11,7 @@ from fluxburst.model import Host
 from fluxburst.states import NodeState, Why
 
 IDLE_VOTES = 3
-"""A node leaves after so many looks in a row, spread over its pool's idle_timeout, found it idle and not booked."""
+"""A node leaves after so many looks in a row, spread over its time of idling, found it idle and not booked."""
 
 
 def stage(world: World, tick: Tick) -> None:
@@ -38,7 +38,7 @@ def _vote(world: World, tick: Tick, staying: Sequence[Node], booked: Collection[
         if record.joined_at is not None and not tick.at(record.joined_at + pool.min_lifetime):
             _take_back_votes(node)
             continue
-        interval_s = pool.idle_timeout / IDLE_VOTES
+        interval_s = pool.idle_s(world.join_s(record, tick.now)) / IDLE_VOTES
         if node.last_vote_at is None:
             node.last_vote_at = tick.now
         while node.idle_votes < IDLE_VOTES and tick.at(node.last_vote_at + interval_s):

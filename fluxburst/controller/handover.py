@@ -42,7 +42,7 @@ def _in_vain(world: World, tick: Tick, job_id: JobId) -> None:
         return
     if job.ready_at is None:
         job.ready_at = tick.now
-    patience_s = max(world.config.pool[job.verdict.pool].idle_timeout, IN_VAIN_LEAST_S)
+    patience_s = max(world.config.pool[job.verdict.pool].idle_most_s(), IN_VAIN_LEAST_S)
     if tick.at(job.ready_at + patience_s):
         policy = world.config.policy
         pause_s = min(policy.cooldown * 2 ** min(job.stuck_times, 16), policy.cooldown_max)

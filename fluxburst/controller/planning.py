@@ -13,7 +13,7 @@ from fluxburst.controller.launch import record_order
 from fluxburst.controller.world import Job, Tick, World, our_drain
 from fluxburst.model import Demand, Host, JobId, NodeRecord, Verdict, VerdictKind
 from fluxburst.moment import FleetNode, Home, Moment, Plan, Planner, PoolState, Request, Rules, Shape
-from fluxburst.offers import ANSWER_KEPT_S, ANSWER_TTL_S, GUESS_JOIN_S
+from fluxburst.offers import ANSWER_KEPT_S, ANSWER_TTL_S
 from fluxburst.states import COMING, NodeState
 
 FREE, NOT_FREE = True, False
@@ -271,8 +271,8 @@ class View:
             closed_until_at=until_at,
             closed_fix=fix,
             boot_s=table.join_timeout,
-            tail_s=table.idle_timeout + table.stop_timeout + table.release_timeout,
-            idle_s=table.idle_timeout,
+            tail_s=table.idle_most_s() + table.stop_timeout + table.release_timeout,
+            idle_s=table.idle_most_s(),
             least_s=table.min_lifetime,
             billing_increment_s=table.billing_increment,
             billing_minimum_s=table.billing_minimum,
@@ -316,7 +316,7 @@ class View:
         shares, table = world.usage.get(host) or {}, world.config.pool[pool]
         at, latest_at, order = 0.0, 0.0, None if record is None else world.orders.get(record.request_id)
         if not up and record is not None and record.state in COMING:
-            at = record.planned_at + (GUESS_JOIN_S if order is None else world.book.quote(order.offer, now).join_s)
+            at = record.planned_at + world.join_s(record, now)
             latest_at = record.planned_at + table.join_timeout
         return FleetNode(
             host,

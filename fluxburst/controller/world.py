@@ -35,6 +35,7 @@ from fluxburst.model import (
 from fluxburst.moment import NOBODY, Extension, Plan
 from fluxburst.offers import (
     BOOT,
+    GUESS_JOIN_S,
     Breakers,
     Closed,
     JoinTimes,
@@ -361,7 +362,7 @@ class World:
             table = self.config.pool[self.pool_of[host]]
             leaves_at = self.end_of(job.id, now) + table.stop_timeout + table.release_timeout
             for mate in self.stays_with(self.nodes[host]):
-                if leaves_at + table.idle_timeout > self.ledger.paid_until(mate.record.host):
+                if leaves_at + table.idle_most_s() > self.ledger.paid_until(mate.record.host):
                     draft = draft or self.ledger.draft(now, {})
                     self._pay(now, draft, mate.record, account, leaves_at)
 
@@ -400,7 +401,7 @@ class World:
         def usd(until_at: float) -> float | None:
             return self.ledger.cost_usd(pool, record.usd_per_node_hour, paid_until_at, until_at)
 
-        idle_until_at, mark = leaves_at + self.config.pool[pool].idle_timeout, draft.mark()
+        idle_until_at, mark = leaves_at + self.config.pool[pool].idle_most_s(), draft.mark()
         for name, kept in self.plan.kept.items():
             draft.keep(name, kept)
         idles = draft.extend(payer, pool, usd(idle_until_at)) is None
@@ -478,6 +479,13 @@ class World:
         """Up, not drained, and not on its way out."""
         view, node = self.hosts[host], self.nodes.get(host)
         return view.online and view.drained is None and (node is None or node.record.state is NodeState.JOINED)
+
+    def join_s(self, record: NodeRecord, now: float) -> float:
+        """How long a node took to join, or is expected to take."""
+        if record.joined_at is not None:
+            return record.joined_at - record.planned_at
+        order = self.orders.get(record.request_id)
+        return GUESS_JOIN_S if order is None else self.book.quote(order.offer, now).join_s
 
     def end_of(self, job_id: JobId, now: float) -> float:
         """When a running job is reckoned to have ended; see :meth:`fluxburst.forecast.Running.end_at`."""

@@ -521,3 +521,15 @@ def test_the_pools_queues_are_started_and_staging_is_stopped_again(rig: Rig) -> 
     rig.restart()
     job = rig.submit(nodes=2)
     rig.run_until(lambda: rig.ended(job))
+
+
+@pytest.mark.parametrize(("boot_s", "idles_s"), [(2.0, 10.0), (90.0, 90.0), (500.0, 300.0)])
+def test_a_node_idles_as_long_as_it_took_to_join_unless_told_otherwise(
+    make_rig: MakeRig, boot_s: float, idles_s: float
+) -> None:
+    rig = make_rig(POOL.replace('idle_timeout = "60s"\n', "").replace("boot_s = 30.0", f"boot_s = {boot_s}"))
+    job = rig.submit(nodes=2, run_s=20.0)
+    rig.run_until(lambda: rig.ended(job))
+    ended_at = rig.loop.wall()
+    rig.run_until(rig.all_gone)
+    assert rig.loop.wall() - ended_at == pytest.approx(idles_s, abs=2.0)

@@ -32,7 +32,7 @@ def test_a_short_file_is_enough_and_the_defaults_are_those_of_queue_mode() -> No
     pool = site.pool["c2"]
     assert (site.mode, site.staging_queue, site.home.queue, site.home.property) == ("queue", "staging", "batch", "home")
     assert (site.queue_of("c2"), site.property_of("c2"), site.pool_queues()) == ("c2", "c2", {"c2": "c2"})
-    assert (pool.idle_timeout, pool.join_timeout, pool.keep_warm, pool.max_nodes) == (300.0, 600.0, 0, None)
+    assert (pool.idle_s(90.0), pool.join_timeout, pool.keep_warm, pool.max_nodes) == (90.0, 600.0, 0, None)
     assert site.hosts_of("c2") == ("c2-0", "c2-1", "c2-2", "c2-3")
 
 
