@@ -173,7 +173,9 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
 
 
 def _is_duration(field: FieldInfo) -> bool:
-    return any(getattr(item, "func", None) is durations.parse for item in field.metadata)
+    """Whether it is a duration, or a duration or nothing."""
+    inner = (part for argument in get_args(field.annotation) for part in getattr(argument, "__metadata__", ()))
+    return any(getattr(item, "func", None) is durations.parse for item in (*field.metadata, *inner))
 
 
 def _type(field: FieldInfo) -> str:
@@ -202,7 +204,7 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if field.is_required() or value is PydanticUndefined:
         return "required"
-    if _is_duration(field):
+    if _is_duration(field) and value is not None:
         return f'`"{durations.show(value)}"`' if value else '`"0s"`'
     if value in (None, (), {}, ""):
         return ""
