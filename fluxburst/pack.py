@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fluxburst import hostlist
@@ -20,6 +20,7 @@ from fluxburst.moment import (
     Cap,
     Extension,
     Moment,
+    Order,
     PoolState,
     Purchase,
     Quote,
@@ -192,8 +193,17 @@ class Outcome:
         return self.homeless, round(self.usd, 9), self.orders
 
 
-Batch = tuple[Shape, list[Request]]
-"""Jobs of one shape in the scheduler's order."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jobs of one shape in the scheduler's order, the first of which comes at ``order``.
+
+    ``ready`` may have nodes bought for them; of ``early`` ones ``burst.wait`` has not passed yet.
+    """
+
+    shape: Shape
+    order: Order
+    ready: list[JobId] = field(default_factory=list)
+    early: list[Request] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,15 +311,11 @@ class Work:
         """
         self._way = way
         outcome = Outcome()
-        for shape, requests in way.batches:
-            ready = [request.job_id for request in requests if request.not_before_at <= self.now]
-            if ready:
-                self._serve(shape, ready, outcome, reserve)
-            if len(ready) == len(requests):
-                continue
-            for request in requests:
-                if request.not_before_at > self.now:
-                    self._serve_early(shape, request, outcome)
+        for batch in way.batches:
+            if batch.ready:
+                self._serve(batch.shape, batch.ready, outcome, reserve)
+            for request in batch.early:
+                self._serve_early(batch.shape, request, outcome)
         outcome.orders = len(self._orders)
         return outcome
 
@@ -1009,15 +1015,7 @@ class Work:
 
 def pack(work: Work, askers: Sequence[Request], *, followed: bool = False) -> Outcome:
     """Find every asker its place, or its reason; what is scarce is kept from those that follow, too, where some do."""
-    by_shape: dict[int, Batch] = {}
-    for request in askers:
-        batch = by_shape.get(id(request.shape))
-        if batch is None:
-            by_shape[id(request.shape)] = (request.shape, [request])
-        else:
-            batch[1].append(request)
-    batches = _merged(by_shape.values())
-    batches.sort(key=_longest_first)
+    batches = sorted(_by_shape(askers, work.now), key=_longest_first)
     way = Way(batches)
     outcome = work.attempt(way)
     if work.scanty and (outcome.homeless or len(batches) <= SMALL):
@@ -1032,9 +1030,9 @@ def pack(work: Work, askers: Sequence[Request], *, followed: bool = False) -> Ou
     if outcome.scarce:
         if followed or (outcome.placed and len(batches) > 1):
             work.undo(outcome)
-            return work.attempt(dataclasses.replace(way, batches=list(_in_line(askers))), reserve=True)
+            return work.attempt(dataclasses.replace(way, batches=list(_in_line(askers, work.now))), reserve=True)
         return outcome
-    sharing = any(not shape.demand.exclusive for shape, _ in batches)
+    sharing = any(not batch.shape.demand.exclusive for batch in batches)
     if not work.has_bought() or len(askers) == 1 or len(batches) > SMALL or work.is_large() or not sharing:
         return outcome  # jobs that share nothing have the cheapest offers already
     return _improve(work, way, outcome)
@@ -1052,8 +1050,8 @@ def _improve(work: Work, first: Way, outcome: Outcome) -> Outcome:
         if outcome.score() < best[0]:
             best = (outcome.score(), way)
 
-    pools = ("", *dict.fromkeys(name for shape, _ in batches for name in shape.pools))
-    gangs = sum(shape.demand.nodes > 1 for shape, _ in batches)
+    pools = ("", *dict.fromkeys(name for batch in batches for name in batch.shape.pools))
+    gangs = sum(batch.shape.demand.nodes > 1 for batch in batches)
     orders = [batches, sorted(batches, key=_largest_first)]
     if gangs:
         orders.append(sorted(batches, key=_gangs_first))
@@ -1070,35 +1068,40 @@ def _improve(work: Work, first: Way, outcome: Outcome) -> Outcome:
     return work.attempt(best[1])
 
 
-def _merged(batches: Iterable[Batch]) -> list[Batch]:
-    """Shapes that are equal are one, whoever made them."""
-    found: dict[Shape, list[Request]] = {}
-    for shape, requests in batches:
-        known = found.setdefault(shape, requests)
-        if known is not requests:
-            known.extend(requests)
-            known.sort(key=lambda request: request.order)
-    return list(found.items())
+def _by_shape(askers: Sequence[Request], now: float) -> Collection[Batch]:
+    """One batch for all jobs of a shape. Shapes that are equal are one, whoever made them."""
+    batches: dict[Shape, Batch] = {}
+    known: dict[int, Batch] = {}
+    for request in askers:  # once, in order: a million of them are more than a processor caches
+        shape = request.shape
+        batch = known.get(id(shape))
+        if batch is None:
+            batch = known[id(shape)] = batches.setdefault(shape, Batch(shape, request.order))
+        if request.not_before_at <= now:
+            batch.ready.append(request.job_id)
+        else:
+            batch.early.append(request)
+    return batches.values()
 
 
-def _in_line(askers: Sequence[Request]) -> Iterator[Batch]:
+def _in_line(askers: Sequence[Request], now: float) -> Iterator[Batch]:
     """The scheduler's order; neighbours of one shape together."""
-    for shape, requests in itertools.groupby(askers, key=lambda request: request.shape):
-        yield shape, list(requests)
+    for _, neighbours in itertools.groupby(askers, key=lambda request: request.shape):
+        yield from _by_shape(list(neighbours), now)
 
 
 def _longest_first(batch: Batch) -> tuple[object, ...]:
-    demand = batch[0].demand
-    return (-(demand.duration_s or _INF), -demand.nodes, -_size(demand), batch[1][0].order)
+    demand = batch.shape.demand
+    return (-(demand.duration_s or _INF), -demand.nodes, -_size(demand), batch.order)
 
 
 def _largest_first(batch: Batch) -> tuple[object, ...]:
-    demand = batch[0].demand
-    return (-_size(demand), -(demand.duration_s or _INF), -demand.nodes, batch[1][0].order)
+    demand = batch.shape.demand
+    return (-_size(demand), -(demand.duration_s or _INF), -demand.nodes, batch.order)
 
 
 def _gangs_first(batch: Batch) -> tuple[object, ...]:
-    return (-batch[0].demand.nodes, *_longest_first(batch))
+    return (-batch.shape.demand.nodes, *_longest_first(batch))
 
 
 def _size(demand: Demand) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 
 from fluxburst import durations
 from fluxburst.model import JobId, Verdict, VerdictKind
@@ -236,15 +236,21 @@ class Told:
 
     def __init__(self, verdicts: dict[JobId, Verdict]) -> None:
         self._verdicts = verdicts
-        self.changed: set[JobId] = set()
+        self._all_new = not verdicts
+        self._changed: set[JobId] = set()
 
-    def tell(self, jobs: Iterable[JobId], verdict: Verdict) -> None:
+    @property
+    def changed(self) -> set[JobId]:
+        return set(self._verdicts) if self._all_new else self._changed
+
+    def tell(self, jobs: Collection[JobId], verdict: Verdict) -> None:
         verdicts = self._verdicts
-        for job in jobs:
-            old = verdicts.get(job)
-            if old is None or (old is not verdict and old != verdict):
-                self.changed.add(job)
-            verdicts[job] = verdict
+        if not self._all_new:
+            for job in jobs:
+                old = verdicts.get(job)
+                if old is None or (old is not verdict and old != verdict):
+                    self._changed.add(job)
+        verdicts.update(dict.fromkeys(jobs, verdict))
 
 
 def describe(verdict: Verdict, now: float) -> str:
