@@ -175,12 +175,15 @@ class Option:
     later: bool = False
 
 
+Place = tuple[Shape, tuple[tuple[str, Room], ...]]
+"""The rooms in which jobs of a shape have their parts, each with its pool's name."""
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What one attempt at packing came to."""
+    """What one attempt at packing came to. ``decided`` has the jobs of one verdict, and the place that each has."""
 
-    placed: list[tuple[Sequence[JobId], Shape, tuple[tuple[str, Room], ...]]] = field(default_factory=list)
-    verdicts: list[tuple[Sequence[JobId], Verdict]] = field(default_factory=list)
+    decided: list[tuple[Sequence[JobId], Verdict, Place | None]] = field(default_factory=list)
     usd: float = 0.0
     homeless: int = 0
     """Jobs without a place."""
@@ -328,8 +331,8 @@ class Work:
 
     def undo(self, outcome: Outcome) -> None:
         """Take an attempt back."""
-        for jobs, _, rooms in outcome.placed:
-            for name, room in rooms:
+        for jobs, _, place in outcome.decided:
+            for name, room in place[1] if place is not None else ():
                 if room.node is not None:
                     self.pools[name].unbook(room, jobs)
         for room, until in self._untils.items():
@@ -356,7 +359,7 @@ class Work:
                     continue
                 self._failed[key] = verdict
             rest = jobs[done:]
-            outcome.verdicts.append((rest, verdict))
+            outcome.decided.append((rest, verdict, None))
             outcome.homeless += len(rest)
             return
 
@@ -373,7 +376,7 @@ class Work:
             fix="nothing; a smaller burst.wait lets it burst earlier",
         )
         self.untils.add(request.not_before_at)
-        outcome.verdicts.append(([request.job_id], verdict))
+        outcome.decided.append(([request.job_id], verdict, None))
 
     # What could serve the next job of a shape
 
@@ -711,12 +714,11 @@ class Work:
             return self._take_new(facts, jobs, done, option, outcome)
         first = jobs[done]
         end_at, name = option.start_at + facts.duration_s, option.pool.state.name
-        rooms = tuple((name, room) for room, _ in option.rooms)
-        hosts = tuple(room.host for room, _ in option.rooms)
+        place = facts.shape, tuple((name, room) for room, _ in option.rooms)
         if option.later:
             for room, take in option.rooms:
                 option.pool.book_later(room, first, take.over(option.start_at, end_at))
-            outcome.placed.append(((first,), facts.shape, rooms))
+            hosts = tuple(room.host for room, _ in option.rooms)
             busy = "is" if len(hosts) == 1 else "are"
             verdict = Verdict(
                 VerdictKind.WAIT,
@@ -726,7 +728,7 @@ class Work:
                 until_at=option.start_at,
                 fix="nothing; it starts there, or at home if that comes first",
             )
-            outcome.verdicts.append(((first,), verdict))
+            outcome.decided.append(((first,), verdict, place))
             self.untils.add(option.start_at)
             return 1
         mine: Sequence[JobId] = (first,)
@@ -739,8 +741,7 @@ class Work:
         for room, take in option.rooms:
             option.pool.book(room, mine, take.over(option.start_at, end_at))
         self._keep(option.pool)
-        outcome.placed.append((mine, facts.shape, rooms))
-        outcome.verdicts.append((mine, served_by(name, [room for room, _ in option.rooms], self.now)))
+        outcome.decided.append((mine, served_by(name, [room for room, _ in option.rooms], self.now), place))
         outcome.usd += option.usd or 0.0
         return len(mine)
 
@@ -759,14 +760,17 @@ class Work:
             for room in opened:
                 end = min(position + fit.sharing, done + option.jobs)
                 mine = jobs[position:end]
-                position = end
                 pool.book(room, mine, take)
-                outcome.placed.append((mine, shape, ((name, room),)))
+                place = shape, ((name, room),)
                 verdict = Verdict(VerdictKind.BURST, reason, pool=name, hosts=(room.host,), usd_per_hour=price)
-                outcome.verdicts.append((mine[:1], verdict))
+                outcome.decided.append((mine[:1], verdict, place))
                 if len(mine) > 1:
-                    outcome.verdicts.append((mine[1:], served_by(name, (room,), self.now)))
-                self._order(quote, facts, (room,), mine[:1], room.host if pool.state.failing else None)
+                    outcome.decided.append((mine[1:], served_by(name, (room,), self.now), place))
+                if pool.state.failing:
+                    self._order(quote, facts, (room,), mine[:1], room.host)
+                position = end
+            if not pool.state.failing:
+                self._order(quote, facts, opened, jobs[done : position : fit.sharing], None)
             self._keep(pool)
             return position - done
         step = len(opened) // option.jobs
@@ -781,10 +785,9 @@ class Work:
             for room, take in parts:
                 pool.book(room, (job,), take.over(option.start_at, end_at))
             rooms = [room for room, _ in parts]
-            outcome.placed.append(((job,), shape, tuple((name, room) for room in rooms)))
             hosts = tuple(room.host for room in rooms)
             verdict = Verdict(VerdictKind.BURST, reason, pool=name, hosts=hosts, usd_per_hour=usd_per_hour)
-            outcome.verdicts.append(((job,), verdict))
+            outcome.decided.append(((job,), verdict, (shape, tuple((name, room) for room in rooms))))
             # a gang is one order, so that it is had whole or not at all
             for part, _ in option.parts:
                 of_part = [room for room in new if room.quote is part]
@@ -801,10 +804,12 @@ class Work:
             self.moment.draft.take(account, name, count, self._reserved_usd(pool.state, price, facts))
             stock = stock_of(quote.offer)
             self._sold[stock] = self._sold.get(stock, 0) + count
-            for host in pool.orderable(fit.hosts, count):
+            latest, until = self.now + pool.state.boot_s, self._until(pool.state, facts)
+            hosts = pool.orderable(fit.hosts, count)
+            self._bought_until.update(dict.fromkeys(hosts, until))
+            for host in hosts:
                 room = pool.open(host, quote, option.start_at)
-                room.payer, room.latest = account, self.now + pool.state.boot_s
-                room.until = self._bought_until[host] = self._until(pool.state, facts)
+                room.payer, room.latest, room.until = account, latest, until
                 opened.append(room)
         self._opened.setdefault(name, []).extend(opened)
         return opened
@@ -956,10 +961,9 @@ class Work:
         self._reserved = (names, start_at, job, new if names == {name} else None)
         self._failed.clear()
         outcome.homeless += 1
-        if hosts:
-            outcome.placed.append(((job,), facts.shape, tuple((name, room) for room in rooms)))
+        place = (facts.shape, tuple((name, room) for room in rooms)) if rooms else None
         waits = dataclasses.replace(verdict, kind=VerdictKind.WAIT, pool=name, hosts=hosts, until_at=start_at)
-        outcome.verdicts.append(((job,), waits))
+        outcome.decided.append(((job,), waits, place))
         self.untils.add(start_at)
         return True
 
@@ -1028,7 +1032,7 @@ def pack(work: Work, askers: Sequence[Request], *, followed: bool = False) -> Ou
             way = whole
             outcome = work.attempt(way)
     if outcome.scarce:
-        if followed or (outcome.placed and len(batches) > 1):
+        if followed or (len(batches) > 1 and any(place is not None for _, _, place in outcome.decided)):
             work.undo(outcome)
             return work.attempt(dataclasses.replace(way, batches=list(_in_line(askers, work.now))), reserve=True)
         return outcome

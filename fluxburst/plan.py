@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 from fluxburst import durations
 from fluxburst.model import JobId, Verdict, VerdictKind
@@ -16,10 +16,9 @@ from fluxburst.moment import (
     Plan,
     Request,
     Resident,
-    Shape,
 )
-from fluxburst.pack import ASKING, Facts, No, Work, fit_of, pack, served_by
-from fluxburst.rooms import PoolRooms, Room
+from fluxburst.pack import ASKING, Facts, No, Outcome, Place, Work, fit_of, pack, served_by
+from fluxburst.rooms import PoolRooms
 
 AT_HOME = "home is expected to start it soon enough"
 PATIENCE_S = 60.0
@@ -40,7 +39,7 @@ class Packer:
 
     def __init__(self) -> None:
         self._pools: dict[str, PoolRooms] = {}
-        self._placed: dict[JobId, tuple[Shape, tuple[tuple[str, Room], ...]]] = {}
+        self._placed: dict[JobId, Place] = {}
         self._waiting: dict[JobId, Request] = {}
         self._promised: dict[JobId, float] = {}
         """When home was first expected to start a job that waits for that."""
@@ -62,33 +61,42 @@ class Packer:
         askers = self._stay_home(moment, work, told)
         outcome = pack(work, askers)
         unmet = {pool: no for pool, wanted in moment.holds.items() if (no := work.hold(pool, wanted))}
-        for jobs, shape, rooms in outcome.placed:
-            self._placed.update(dict.fromkeys(jobs, (shape, rooms)))
-        for jobs, verdict in outcome.verdicts:
-            told.tell(jobs, verdict)
-            if verdict.kind is VerdictKind.BURST:
-                self._bought.update(jobs)
-            if verdict.hosts and verdict.kind is VerdictKind.WAIT:
-                self._kept.update(jobs)
-        if sum(len(jobs) for jobs, _, _ in outcome.placed) == len(self._waiting):
-            self._waiting.clear()
-        else:
-            for jobs, _, _ in outcome.placed:
-                for job in jobs:
-                    del self._waiting[job]
-        undecided = frozenset(job for jobs, verdict in outcome.verdicts if verdict.reason == ASKING for job in jobs)
+        undecided = self._note(outcome, told)
         return Plan(
             verdicts=self._verdicts,
             changed=told.changed,
             purchases=tuple(work.purchases()),
             extensions=tuple(work.extensions()),
             asks=frozenset(work.asks),
-            undecided=undecided,
+            undecided=frozenset(undecided),
             booked=frozenset(host for pool in self._pools.values() for host, room in pool.rooms.items() if room.jobs),
             again_at=min((at for at in work.untils if at > moment.now), default=None),
             unmet=unmet,
             kept=work.kept,
         )
+
+    def _note(self, outcome: Outcome, told: Told) -> set[JobId]:
+        """Keep what was decided; the jobs of which nothing was, as their providers have not answered yet."""
+        undecided: set[JobId] = set()
+        placed: list[Sequence[JobId]] = []
+        for jobs, verdict, place in outcome.decided:
+            told.tell(jobs, verdict)
+            if place is not None:
+                placed.append(jobs)
+                self._placed.update(dict.fromkeys(jobs, place))
+                if verdict.kind is VerdictKind.BURST:
+                    self._bought.update(jobs)
+                elif verdict.kind is VerdictKind.WAIT:
+                    self._kept.update(jobs)
+            if verdict.reason == ASKING:
+                undecided.update(jobs)
+        if sum(map(len, placed)) == len(self._waiting):
+            self._waiting.clear()
+        else:
+            for jobs in placed:
+                for job in jobs:
+                    del self._waiting[job]
+        return undecided
 
     # What changed
 

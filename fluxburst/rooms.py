@@ -169,12 +169,12 @@ class PoolRooms:
         return found
 
     def open(self, host: Host, quote: Quote, at: float) -> Room:
-        """A room that is to be bought."""
+        """A room that is to be bought: an empty node. It is a candidate once somebody has booked a part of it."""
         del self.free[host]
         room = Room(host, self.state.declared[host], None, quote, at)
+        room.cores, room.gpus = self.state.cores, self.state.gpus
         self.rooms[host] = self._by_rank[room.rank] = room
         self._opened.append(room)
-        self._reckon(room)
         return room
 
     def close(self, rooms: Sequence[Room]) -> None:
@@ -188,7 +188,11 @@ class PoolRooms:
 
     def book(self, room: Room, jobs: Sequence[JobId], take: Take) -> None:
         """Let each of these jobs have ``take``; the caller has seen that it fits, now or when ``end`` has come."""
-        room.jobs.update(dict.fromkeys(jobs, take))
+        booked = dict.fromkeys(jobs, take)
+        if room.jobs:
+            room.jobs.update(booked)
+        else:
+            room.jobs = booked
         self._hold(room, take, len(jobs))
         self._file(room)
 
