@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fluxburst import hostlist
 from fluxburst.budget import cost_usd
 from fluxburst.jobid import f58
-from fluxburst.model import Demand, Host, JobId, Shrink, Verdict, VerdictKind
+from fluxburst.model import Demand, Host, JobId, Refusal, Shrink, Verdict, VerdictKind
 from fluxburst.moment import (
     NOBODY,
     Cap,
@@ -28,7 +28,7 @@ from fluxburst.moment import (
     Shape,
 )
 from fluxburst.offers import ANSWER_TTL_S, Stock, asked_as, stock_of
-from fluxburst.rooms import LOOKS, PoolRooms, Room, Take
+from fluxburst.rooms import LOOKS, PoolRooms, Room, Seat, Take, seat_of
 
 ASKING = "its providers are being asked for offers"
 LARGE = 5_000
@@ -225,6 +225,11 @@ class Way:
     split: bool = False
 
 
+Fits = list[tuple[PoolRooms, Fit]]
+Seated = tuple[Fits, Fits, dict[str, No]]
+"""The pools that a shape fits, those in which it may be spread, and why it does not fit the others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What one plan knows of a shape. Shapes of one ``alike`` fail alike, however long they run."""
@@ -232,12 +237,51 @@ class Facts:
     shape: Shape
     asked: Demand
     duration_s: float
-    fits: list[tuple[PoolRooms, Fit]]
-    spreads: list[tuple[PoolRooms, Fit]]
+    fits: Fits
+    spreads: Fits
     unfit: dict[str, No]
     alike: object
     limit: tuple[float, str] | None
     """The most that one job may cost, and who says so."""
+
+
+class _Answers:
+    """A provider's answers, told apart by pool."""
+
+    def __init__(self, answers: Sequence[Quote | Refusal]) -> None:
+        self.answers = answers
+        self._quotes: dict[str, list[Quote]] = {}
+        self._nos: dict[str, No] = {}
+        self._of: dict[tuple[str, bool | None], tuple[list[Quote], No | None]] = {}
+        for answer in answers:
+            if isinstance(answer, Quote):
+                self._quotes.setdefault(answer.offer.pool, []).append(answer)
+            else:
+                self._nos[answer.pool] = No(
+                    answer.reason,
+                    lasting=answer.retry_at is None,
+                    until_at=answer.retry_at,
+                    fix="the provider says so; see `flux burst check`" if answer.retry_at is None else _TRIED_AGAIN,
+                )
+
+    def of(self, state: PoolState, spot: bool | None) -> tuple[list[Quote], No | None]:
+        """A pool's quotes of nodes that are spot or not (None: of either), and its no, where there is one."""
+        found = self._of.get((state.name, spot))
+        if found is None:
+            found = self._of[state.name, spot] = self._chosen(state, spot)
+        return found
+
+    def _chosen(self, state: PoolState, spot: bool | None) -> tuple[list[Quote], No | None]:
+        quotes, no = self._quotes.get(state.name, []), self._nos.get(state.name)
+        if no is None and not quotes:
+            no = No(f"provider {state.provider} offers nothing for it", lasting=True, fix="see `flux burst check`")
+        if spot is not None and quotes:
+            quotes = [quote for quote in quotes if quote.offer.spot is spot]
+            if not quotes:
+                kind = "spot" if spot else "on-demand"
+                fix = f"drop burst.spot, or add a pool of {kind} nodes"
+                no = No(f"it offers no {kind} nodes", lasting=True, fix=fix)
+        return quotes, no
 
 
 class Work:
@@ -251,7 +295,8 @@ class Work:
         self.asks: set[tuple[str, Demand]] = set()
         self.untils: set[float] = set()
         self._facts = facts
-        self._quotes: dict[int, tuple[object, dict[str, list[Quote]], dict[str, No]]] = {}
+        self._seats: dict[tuple[Seat, tuple[str, ...]], Seated] = {}
+        self._answers: dict[int, _Answers] = {}
         self._estimates: dict[int, tuple[float, float | None]] = {}
         self._hopeless: set[object] = set()
         self._kept = {
@@ -284,26 +329,34 @@ class Work:
         found = self._facts.get(id(shape))
         if found is not None:
             return found
-        demand = shape.demand
-        fits: list[tuple[PoolRooms, Fit]] = []
+        demand, seat = shape.demand, seat_of(shape.demand)
+        fits, spreads, unfit = self._seated(seat, shape)
+        limits = [(shape.max_usd, "burst.max_usd"), (self.rules.usd_per_job, "[limits] usd_per_job")]
+        limit = min(((usd, who) for usd, who in limits if usd is not None), default=None)
+        timed = limit is not None or self.rules.max_usd_per_hour_saved is not None
+        alike = (seat, demand.spot, demand.duration_s if timed else 0.0, shape.pools, shape.max_usd, shape.account)
+        duration_s = demand.duration_s or self.rules.assume_duration_s
+        found = Facts(shape, asked_as(demand), duration_s, fits, spreads, unfit, alike, limit)
+        self._facts[id(shape)] = found
+        return found
+
+    def _seated(self, seat: Seat, shape: Shape) -> Seated:
+        """How a shape sits on the nodes of its pools; the same for all that differ in times and money only."""
+        found = self._seats.get((seat, shape.pools))
+        if found is not None:
+            return found
+        fits: Fits = []
         unfit: dict[str, No] = {}
         for name in shape.pools:
             pool = self.pools[name]
-            fit = pool.fit(demand, fit_of)
+            fit = pool.fit(shape.demand, fit_of)
             if isinstance(fit, No):
                 unfit[name] = fit
             else:
                 fits.append((pool, fit))
         spreads = [(pool, fit.spread) for pool, fit in fits if fit.spread is not None]
-        limits = [(shape.max_usd, "burst.max_usd"), (self.rules.usd_per_job, "[limits] usd_per_job")]
-        limit = min(((usd, who) for usd, who in limits if usd is not None), default=None)
-        timed = limit is not None or self.rules.max_usd_per_hour_saved is not None
-        untimed = dataclasses.replace(demand, duration_s=demand.duration_s if timed else 0.0)
-        alike = (untimed, shape.pools, shape.max_usd, shape.account)
-        duration_s = demand.duration_s or self.rules.assume_duration_s
-        found = Facts(shape, asked_as(demand), duration_s, fits, spreads, unfit, alike, limit)
-        self._facts[id(shape)] = found
-        return found
+        self._seats[seat, shape.pools] = fits, spreads, unfit
+        return fits, spreads, unfit
 
     # The way through the jobs
 
@@ -346,7 +399,7 @@ class Work:
         facts, done = self.facts(shape), 0
         while done < len(jobs):
             key = shape if self._reserved is not None else facts.alike
-            verdict = self._failed.get(key)
+            verdict = self._failed.get(key) if self._failed else None
             if verdict is None:
                 found = self.option(facts, len(jobs) - done)
                 if isinstance(found, Option):
@@ -420,6 +473,9 @@ class Work:
         best: tuple[float, float] | None = None
         option: Option | None = None
         for pool, fit in fits:
+            least = (max(self.now, pool.soonest_at), 0.0)
+            if not pool.may_hold(fit.take) or (best is not None and best <= least):
+                continue
             rooms = self._free(facts, pool, fit)
             if fit.count == 1:
                 for looked, room in enumerate(rooms):
@@ -432,7 +488,7 @@ class Work:
                         found = Option(pool, fit, [(room, fit.take)], start_at, usd)
                         if self._may(facts, found):
                             best, option = (start_at, longer_s), found
-                    if not longer_s and start_at <= self.now:
+                    if best is not None and best <= least:
                         break
                 continue
             near = _first(rooms, (fit.slots or fit.count) + LOOKS)
@@ -452,9 +508,11 @@ class Work:
         for pool, fit in facts.fits:
             if fit.slots:
                 continue  # spread as the scheduler likes; that is not to be foreseen
-            ready = [room for room in _first(self._free(facts, pool, fit), fit.count) if room.at <= deadline_at]
             busy = list(self._suited(facts, pool.busy(fit.take, fit.hosts, deadline_at)))
-            if not busy or len(ready) + len(busy) < fit.count:
+            if not busy:
+                continue
+            ready = [room for room in _first(self._free(facts, pool, fit), fit.count) if room.at <= deadline_at]
+            if len(ready) + len(busy) < fit.count:
                 continue
             rooms = [*ready, *busy][: fit.count]
             start_at = max(self.now, *(room.free_at(fit.take) for room in rooms))
@@ -517,34 +575,10 @@ class Work:
         if answers is None:
             self.asks.add((state.provider, facts.asked))
             return [], No(ASKING, lasting=False, fix="nothing; the answers are a moment away")
-        known = self._quotes.get(id(answers))
+        known = self._answers.get(id(answers))
         if known is None:
-            quotes: dict[str, list[Quote]] = {}
-            nos: dict[str, No] = {}
-            for answer in answers:
-                if isinstance(answer, Quote):
-                    quotes.setdefault(answer.offer.pool, []).append(answer)
-                else:
-                    nos[answer.pool] = No(
-                        answer.reason,
-                        lasting=answer.retry_at is None,
-                        until_at=answer.retry_at,
-                        fix="the provider says so; see `flux burst check`" if answer.retry_at is None else _TRIED_AGAIN,
-                    )
-            known = self._quotes[id(answers)] = (answers, quotes, nos)
-        _, quotes, nos = known
-        no = nos.get(state.name)
-        if no is None and state.name not in quotes:
-            no = No(f"provider {state.provider} offers nothing for it", lasting=True, fix="see `flux burst check`")
-        wanted = facts.shape.demand.spot
-        mine = quotes.get(state.name, [])
-        if wanted is not None and mine:
-            mine = [quote for quote in mine if quote.offer.spot is wanted]
-            if not mine:
-                kind = "spot" if wanted else "on-demand"
-                fix = f"drop burst.spot, or add a pool of {kind} nodes"
-                no = No(f"it offers no {kind} nodes", lasting=True, fix=fix)
-        return mine, no
+            known = self._answers[id(answers)] = _Answers(answers)
+        return known.of(state, facts.shape.demand.spot)
 
     def _buy(
         self, pool: PoolRooms, fit: Fit, quotes: Sequence[Quote], facts: Facts, jobs: int, *, beside: bool

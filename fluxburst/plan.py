@@ -83,7 +83,8 @@ class Packer:
             told.tell(jobs, verdict)
             if place is not None:
                 placed.append(jobs)
-                self._placed.update(dict.fromkeys(jobs, place))
+                for job in jobs:
+                    self._placed[job] = place
                 if verdict.kind is VerdictKind.BURST:
                     self._bought.update(jobs)
                 elif verdict.kind is VerdictKind.WAIT:
@@ -258,7 +259,8 @@ class Told:
                 old = verdicts.get(job)
                 if old is None or (old is not verdict and old != verdict):
                     self._changed.add(job)
-        verdicts.update(dict.fromkeys(jobs, verdict))
+        for job in jobs:
+            verdicts[job] = verdict
 
 
 def describe(verdict: Verdict, now: float) -> str:

@@ -23,8 +23,16 @@ Free = tuple[int, int]
 Place = tuple[float, bool, int]
 """Where a node stands among those with as much free: when it can be used, whether it is not up, its rank."""
 
+Seat = tuple[int, int, int, int, bool, str]
+"""What of a demand tells on which nodes it fits, and how: all but its duration and whether these are spot."""
+
 LOOKS = 16
 """How many rooms a choice looks at beyond those that it needs: those that fit best come first."""
+
+
+def seat_of(demand: Demand) -> Seat:
+    per_slot = demand.cores_per_slot, demand.gpus_per_slot
+    return demand.nodes, demand.slots, *per_slot, demand.exclusive, demand.constraint
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +119,10 @@ class PoolRooms:
         self._keys: list[Free] = []
         self._by_rank: dict[int, Room] = {}
         self._eligible: dict[str, frozenset[Host] | None] = {"": None}
-        self._fits: dict[Demand, Any] = {}
+        self._fits: dict[Seat, Any] = {}
         self._opened: list[Room] = []
+        self.soonest_at = _INF
+        """What is free on any of the rooms can be used at this time, or later."""
         self.update(state)
 
     def update(self, state: PoolState) -> tuple[set[JobId], set[JobId]]:
@@ -151,6 +161,7 @@ class PoolRooms:
                         self._reckon(room)
                     touched.update(room.jobs)
             self.free = dict.fromkeys(state.free)
+            self.soonest_at = min((room.at for room in self.rooms.values() if room.key is not None), default=_INF)
         self.state = state
         self._opened.clear()
         return lost, touched
@@ -278,10 +289,15 @@ class PoolRooms:
 
     def fit(self, demand: Demand, judge: Callable[[PoolRooms, Demand], T]) -> T:
         """What ``judge`` says of a demand on this pool's nodes, remembered while these are declared as they are."""
-        if demand not in self._fits:
-            self._fits[demand] = judge(self, demand)
-        found: T = self._fits[demand]
+        seat = seat_of(demand)
+        if seat not in self._fits:
+            self._fits[seat] = judge(self, demand)
+        found: T = self._fits[seat]
         return found
+
+    def may_hold(self, take: Take) -> bool:
+        """Whether :meth:`candidates` are worth asking for: some node may have enough free."""
+        return bool(self._keys) and self._keys[-1] >= (take.cores, take.gpus)
 
     def candidates(self, take: Take, hosts: frozenset[Host] | None) -> Iterator[Room]:
         """The rooms with enough free, those with the least to spare first, then the earliest."""
@@ -359,6 +375,7 @@ class PoolRooms:
                 bucket = self._buckets[key[0]] = []
                 insort(self._keys, key[0])
             insort(bucket, key[1])
+            self.soonest_at = min(self.soonest_at, room.at)
 
     def _unfile(self, room: Room) -> None:
         if room.key is None:
