@@ -36,6 +36,7 @@ SMALL = 12
 """So many shapes, or fewer, on so many nodes, or fewer, are packed in several ways, the cheapest of which is taken."""
 
 _INF = float("inf")
+_ON_THE_WAY = "nodes on their way serve it"
 _TRIED_AGAIN = "nothing; it is tried again then"
 
 
@@ -546,6 +547,8 @@ class Work:
                 if isinstance(found, No):
                     if no is None or no.lasting:
                         nos[name] = no = found
+                    if fit.count == 1 and not no.lasting and not pool.orderable_count(fit.hosts):
+                        break  # no other offer has a host for its node, either
                     continue
                 price = quote.offer.usd_per_node_hour
                 cost = (price or 0.0) / pool.state.cores if self._way.dense else (found.usd or 0.0) / found.jobs
@@ -601,7 +604,7 @@ class Work:
             usd = self._longer_usd(rooms, end_at)
             no = self._kept_for_another(pool, end_at) or self._too_dear(facts, usd)
             return no or Option(pool, fit, rooms, start_at, usd)
-        parts = [(quote, count)]
+        parts, join_s = [(quote, count)], quote.join_s
         if left is not None and left < count:
             self.scanty = self.scanty or (left > 0 and count > 1)
             others = quotes[1:] if left and self._way.split else ()
@@ -616,18 +619,17 @@ class Work:
                     needed=count,
                     left=left,
                 )
-            parts = [(quote, left), (rest, count - left)]
-        start_at = self.now + max(part.join_s for part, _ in parts)
+            parts, join_s = [(quote, left), (rest, count - left)], max(join_s, rest.join_s)
+        start_at = self.now + join_s
         end_at = start_at + facts.duration_s
-        prices = [self._price(part.offer.usd_per_node_hour) for part, _ in parts]
-        usd = _sum(
-            [self._longer_usd(rooms, end_at)]
-            + [_usd(price, nodes * (end_at - self.now)) for price, (_, nodes) in zip(prices, parts, strict=True)]
-        )
+        usd, dearest = self._longer_usd(rooms, end_at), self._price(quote.offer.usd_per_node_hour)
+        for part, nodes in parts:
+            price = self._price(part.offer.usd_per_node_hour)
+            usd = _sum((usd, _usd(price, nodes * (end_at - self.now))))
+            dearest = None if price is None or dearest is None else max(price, dearest)
         no = self._too_dear(facts, usd)
         if no is not None:
             return no
-        dearest = None if None in prices else max(filter(None, prices), default=0.0)
         reserved = self._reserved_usd(pool.state, dearest, facts)
         allowed, cap = self.moment.draft.allowed(facts.shape.account, pool.state.name, reserved)
         over = _over(cap, count, allowed, reserved) if allowed < count else None
@@ -796,10 +798,12 @@ class Work:
                 mine = jobs[position:end]
                 pool.book(room, mine, take)
                 place = shape, ((name, room),)
-                verdict = Verdict(VerdictKind.BURST, reason, pool=name, hosts=(room.host,), usd_per_hour=price)
+                hosts: tuple[Host, ...] = (room.host,)
+                verdict = Verdict(VerdictKind.BURST, reason, pool=name, hosts=hosts, usd_per_hour=price)
                 outcome.decided.append((mine[:1], verdict, place))
                 if len(mine) > 1:
-                    outcome.decided.append((mine[1:], served_by(name, (room,), self.now), place))
+                    verdict = Verdict(VerdictKind.COMING, _ON_THE_WAY, pool=name, hosts=hosts)
+                    outcome.decided.append((mine[1:], verdict, place))
                 if pool.state.failing:
                     self._order(quote, facts, (room,), mine[:1], room.host)
                 position = end
@@ -1227,5 +1231,5 @@ def _first(rooms: Iterable[Room], count: int) -> list[Room]:
 
 def served_by(pool: str, rooms: Sequence[Room], now: float) -> Verdict:
     up = all(room.up and room.at <= now for room in rooms)
-    reason = "its nodes are up" if up else "nodes on their way serve it"
+    reason = "its nodes are up" if up else _ON_THE_WAY
     return Verdict(VerdictKind.COMING, reason, pool=pool, hosts=tuple(room.host for room in rooms))

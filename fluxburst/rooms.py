@@ -313,6 +313,8 @@ class PoolRooms:
 
     def busy(self, take: Take, hosts: frozenset[Host] | None, deadline_at: float) -> list[Room]:
         """The rooms that would do if they were empty, and are expected to be by then; the earliest first."""
+        if not self._there:
+            return []
         found = [
             room
             for room in self._there.values()
