@@ -106,7 +106,7 @@ class Fit:
     def slots_take(self, slots: int) -> Take:
         if self.take.whole:
             return self.take
-        return dataclasses.replace(self.take, cores=slots * self.take.cores, gpus=slots * self.take.gpus)
+        return self.take._replace(cores=slots * self.take.cores, gpus=slots * self.take.gpus)
 
 
 def _slots_on(take: Take, room: Room) -> int:
@@ -474,8 +474,10 @@ class Work:
         best: tuple[float, float] | None = None
         option: Option | None = None
         for pool, fit in fits:
+            if not pool.may_hold(fit.take):
+                continue
             least = (max(self.now, pool.soonest_at), 0.0)
-            if not pool.may_hold(fit.take) or (best is not None and best <= least):
+            if best is not None and best <= least:
                 continue
             rooms = self._free(facts, pool, fit)
             if fit.count == 1:
@@ -587,7 +589,8 @@ class Work:
         self, pool: PoolRooms, fit: Fit, quotes: Sequence[Quote], facts: Facts, jobs: int, *, beside: bool
     ) -> Option | No:
         """New nodes of the first of these offers for the next of so many jobs, or what stops that."""
-        quote, rooms, count = quotes[0], list[tuple[Room, Take]](), fit.count
+        quote, count = quotes[0], fit.count
+        rooms: list[tuple[Room, Take]] = []
         if quote.closed:
             return No(quote.closed, lasting=False, until_at=quote.closed_until_at, fix=_TRIED_AGAIN)
         if beside and count > 1 and pool.rooms:
@@ -622,7 +625,8 @@ class Work:
             parts, join_s = [(quote, left), (rest, count - left)], max(join_s, rest.join_s)
         start_at = self.now + join_s
         end_at = start_at + facts.duration_s
-        usd, dearest = self._longer_usd(rooms, end_at), self._price(quote.offer.usd_per_node_hour)
+        usd = self._longer_usd(rooms, end_at) if rooms else 0.0
+        dearest = self._price(quote.offer.usd_per_node_hour)
         for part, nodes in parts:
             price = self._price(part.offer.usd_per_node_hour)
             usd = _sum((usd, _usd(price, nodes * (end_at - self.now))))
@@ -750,7 +754,7 @@ class Work:
             return self._take_new(facts, jobs, done, option, outcome)
         first = jobs[done]
         end_at, name = option.start_at + facts.duration_s, option.pool.state.name
-        place = facts.shape, tuple((name, room) for room, _ in option.rooms)
+        place = facts.shape, tuple([(name, room) for room, _ in option.rooms])
         if option.later:
             for room, take in option.rooms:
                 option.pool.book_later(room, first, take.over(option.start_at, end_at))
@@ -1045,10 +1049,10 @@ class Work:
         for quote, rooms, jobs in self._orders.values():
             yield Purchase(
                 quote.offer,
-                tuple(room.host for room in rooms),
+                tuple([room.host for room in rooms]),
                 tuple(jobs),
                 rooms[0].payer,
-                tuple(self._bought_until[room.host] for room in rooms),
+                tuple([self._bought_until[room.host] for room in rooms]),
             )
 
     def extensions(self) -> Iterator[Extension]:
@@ -1232,4 +1236,4 @@ def _first(rooms: Iterable[Room], count: int) -> list[Room]:
 def served_by(pool: str, rooms: Sequence[Room], now: float) -> Verdict:
     up = all(room.up and room.at <= now for room in rooms)
     reason = "its nodes are up" if up else _ON_THE_WAY
-    return Verdict(VerdictKind.COMING, reason, pool=pool, hosts=tuple(room.host for room in rooms))
+    return Verdict(VerdictKind.COMING, reason, pool=pool, hosts=tuple([room.host for room in rooms]))

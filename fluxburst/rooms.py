@@ -6,8 +6,7 @@ import json
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from fluxburst import jobspec
 from fluxburst.model import Demand, Host, JobId, Shrink
@@ -35,8 +34,7 @@ def seat_of(demand: Demand) -> Seat:
     return demand.nodes, demand.slots, *per_slot, demand.exclusive, demand.constraint
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(NamedTuple):
     """What one job has booked of one node: cores and GPUs (all of it, where ``whole``), from when until when."""
 
     cores: int
