@@ -370,7 +370,8 @@ class Work:
         outcome = Outcome()
         for batch in way.batches:
             if batch.ready:
-                self._serve(batch.shape, batch.ready, outcome, reserve)
+                # each node gets a slice: the garbage collector soon forgets tuples of numbers, lists it goes through
+                self._serve(batch.shape, tuple(batch.ready), outcome, reserve)
             for request in batch.early:
                 self._serve_early(batch.shape, request, outcome)
         outcome.orders = len(self._orders)
@@ -396,7 +397,7 @@ class Work:
         self.moment.draft.rollback(self._mark)
         self._reset()
 
-    def _serve(self, shape: Shape, jobs: list[JobId], outcome: Outcome, reserve: bool) -> None:
+    def _serve(self, shape: Shape, jobs: Sequence[JobId], outcome: Outcome, reserve: bool) -> None:
         facts, done = self.facts(shape), 0
         while done < len(jobs):
             key = shape if self._reserved is not None else facts.alike
