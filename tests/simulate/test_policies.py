@@ -312,11 +312,11 @@ def test_every_policy_keeps_burst_toml_but_for_what_it_says() -> None:
     text = 'cluster = "c"\n[lead]\nconnect = "tcp://h:1"\n[pool.p]\nprovider = "x"\nhosts = "a"\ncores = 1\n'
     plain = configuration.parse(text)
     idle = {name: policy.adapt(plain).pool["p"].idle_timeout for name, policy in POLICIES.items()}
-    assert idle == {"ours": 300, "predecessor": 1800, "one-burst-a-job": 1, "power-save": 300, "least-waste": 600}
+    assert idle == {"ours": None, "predecessor": 1800, "one-burst-a-job": 1, "power-save": 300, "least-waste": 600}
     assert POLICIES["power-save"].adapt(plain).batching.max == 10
     assert POLICIES["ours"].adapt(plain) is plain
     for policy in POLICIES.values():
-        assert policy.adapt(plain).pool["p"].model_copy(update={"idle_timeout": 300.0}) == plain.pool["p"]
+        assert policy.adapt(plain).pool["p"].model_copy(update={"idle_timeout": None}) == plain.pool["p"]
 
 
 def test_a_pool_can_have_a_job_if_its_nodes_are_large_enough_and_many_enough() -> None:
