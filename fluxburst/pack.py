@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from fluxburst import hostlist
 from fluxburst.budget import cost_usd
@@ -185,12 +186,18 @@ class Outcome:
     """What one attempt at packing came to. ``decided`` has the jobs of one verdict, and the place that each has."""
 
     decided: list[tuple[Sequence[JobId], Verdict, Place | None]] = field(default_factory=list)
+    placed: bool = False
+    """Some job has a place."""
     usd: float = 0.0
     homeless: int = 0
     """Jobs without a place."""
     orders: int = 0
     scarce: bool = False
     """Some job lacks what others have."""
+
+    def decide(self, jobs: Sequence[JobId], verdict: Verdict, place: Place | None = None) -> None:
+        self.decided.append((jobs, verdict, place))
+        self.placed = self.placed or place is not None
 
     def score(self) -> tuple[int, float, int]:
         """The less, the better."""
@@ -231,6 +238,16 @@ Seated = tuple[Fits, Fits, dict[str, No]]
 """The pools that a shape fits, those in which it may be spread, and why it does not fit the others."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kin:
+    """What shapes have in common that fail alike. Equal ones are one object, which is quickly looked up."""
+
+    shape: Shape
+
+
+_kin = lru_cache(maxsize=4096)(Kin)
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What one plan knows of a shape. Shapes of one ``alike`` fail alike, however long they run."""
@@ -241,7 +258,7 @@ class Facts:
     fits: Fits
     spreads: Fits
     unfit: dict[str, No]
-    alike: object
+    alike: Kin
     limit: tuple[float, str] | None
     """The most that one job may cost, and who says so."""
 
@@ -299,7 +316,8 @@ class Work:
         self._seats: dict[tuple[Seat, tuple[str, ...]], Seated] = {}
         self._answers: dict[int, _Answers] = {}
         self._estimates: dict[int, tuple[float, float | None]] = {}
-        self._hopeless: set[object] = set()
+        self._hopeless: dict[Kin, dict[str, No]] = {}
+        """Why there is no place for what is alike, as long as nothing was given away in this plan."""
         self._kept = {
             name: pool.exposure_usd(self.now, self._price) for name, pool in pools.items() if moment.draft.capped(name)
         }
@@ -335,7 +353,8 @@ class Work:
         limits = [(shape.max_usd, "burst.max_usd"), (self.rules.usd_per_job, "[limits] usd_per_job")]
         limit = min(((usd, who) for usd, who in limits if usd is not None), default=None)
         timed = limit is not None or self.rules.max_usd_per_hour_saved is not None
-        alike = (seat, demand.spot, demand.duration_s if timed else 0.0, shape.pools, shape.max_usd, shape.account)
+        untimed = demand if timed else dataclasses.replace(demand, duration_s=0.0)
+        alike = _kin(dataclasses.replace(shape, demand=untimed))
         duration_s = demand.duration_s or self.rules.assume_duration_s
         found = Facts(shape, asked_as(demand), duration_s, fits, spreads, unfit, alike, limit)
         self._facts[id(shape)] = found
@@ -403,7 +422,7 @@ class Work:
             key = shape if self._reserved is not None else facts.alike
             verdict = self._failed.get(key) if self._failed else None
             if verdict is None:
-                found = self.option(facts, len(jobs) - done)
+                found = self._known_no(facts, outcome) or self.option(facts, len(jobs) - done)
                 if isinstance(found, Option):
                     done += self._take(facts, jobs, done, found, outcome)
                     continue
@@ -414,9 +433,16 @@ class Work:
                     continue
                 self._failed[key] = verdict
             rest = jobs[done:]
-            outcome.decided.append((rest, verdict, None))
+            outcome.decide(rest, verdict)
             outcome.homeless += len(rest)
             return
+
+    def _known_no(self, facts: Facts, outcome: Outcome) -> dict[str, No] | None:
+        """What :meth:`estimate` has found out, if that still holds."""
+        if outcome.placed or self._barred or self._reserved is not None or self._way.apart or self._way.split:
+            return None
+        known = self._hopeless.get(facts.alike)
+        return None if known is None or _asking(known) else known
 
     def _serve_early(self, shape: Shape, request: Request, outcome: Outcome) -> None:
         """A job whose ``burst.wait`` has not passed takes what is there, and buys nothing."""
@@ -431,7 +457,7 @@ class Work:
             fix="nothing; a smaller burst.wait lets it burst earlier",
         )
         self.untils.add(request.not_before_at)
-        outcome.decided.append(([request.job_id], verdict, None))
+        outcome.decide([request.job_id], verdict)
 
     # What could serve the next job of a shape
 
@@ -475,7 +501,7 @@ class Work:
         best: tuple[float, float] | None = None
         option: Option | None = None
         for pool, fit in fits:
-            if not pool.may_hold(fit.take):
+            if not pool.may_hold(fit.take) or (not fit.slots and fit.count > pool.spare):
                 continue
             least = (max(self.now, pool.soonest_at), 0.0)
             if best is not None and best <= least:
@@ -735,7 +761,7 @@ class Work:
                 if isinstance(option, Option):
                     found = option.start_at, option.usd
                 else:
-                    self._hopeless.add(facts.alike)
+                    self._hopeless[facts.alike] = option
             self._estimates[id(shape)] = found
         return found
 
@@ -769,7 +795,7 @@ class Work:
                 until_at=option.start_at,
                 fix="nothing; it starts there, or at home if that comes first",
             )
-            outcome.decided.append(((first,), verdict, place))
+            outcome.decide((first,), verdict, place)
             self.untils.add(option.start_at)
             return 1
         mine: Sequence[JobId] = (first,)
@@ -782,7 +808,7 @@ class Work:
         for room, take in option.rooms:
             option.pool.book(room, mine, take.over(option.start_at, end_at))
         self._keep(option.pool)
-        outcome.decided.append((mine, served_by(name, [room for room, _ in option.rooms], self.now), place))
+        outcome.decide(mine, served_by(name, [room for room, _ in option.rooms], self.now), place)
         outcome.usd += option.usd or 0.0
         return len(mine)
 
@@ -805,10 +831,10 @@ class Work:
                 place = shape, ((name, room),)
                 hosts: tuple[Host, ...] = (room.host,)
                 verdict = Verdict(VerdictKind.BURST, reason, pool=name, hosts=hosts, usd_per_hour=price)
-                outcome.decided.append((mine[:1], verdict, place))
+                outcome.decide(mine[:1], verdict, place)
                 if len(mine) > 1:
                     verdict = Verdict(VerdictKind.COMING, _ON_THE_WAY, pool=name, hosts=hosts)
-                    outcome.decided.append((mine[1:], verdict, place))
+                    outcome.decide(mine[1:], verdict, place)
                 if pool.state.failing:
                     self._order(quote, facts, (room,), mine[:1], room.host)
                 position = end
@@ -830,7 +856,7 @@ class Work:
             rooms = [room for room, _ in parts]
             hosts = tuple(room.host for room in rooms)
             verdict = Verdict(VerdictKind.BURST, reason, pool=name, hosts=hosts, usd_per_hour=usd_per_hour)
-            outcome.decided.append(((job,), verdict, (shape, tuple((name, room) for room in rooms))))
+            outcome.decide((job,), verdict, (shape, tuple((name, room) for room in rooms)))
             # a gang is one order, so that it is had whole or not at all
             for part, _ in option.parts:
                 of_part = [room for room in new if room.quote is part]
@@ -1006,7 +1032,7 @@ class Work:
         outcome.homeless += 1
         place = (facts.shape, tuple((name, room) for room in rooms)) if rooms else None
         waits = dataclasses.replace(verdict, kind=VerdictKind.WAIT, pool=name, hosts=hosts, until_at=start_at)
-        outcome.decided.append(((job,), waits, place))
+        outcome.decide((job,), waits, place)
         self.untils.add(start_at)
         return True
 
@@ -1015,7 +1041,7 @@ class Work:
         nos = {name: nos[name] for name in facts.shape.pools if name in nos}
         reasons = tuple((name, no.reason) for name, no in nos.items())
         fixes = {name: no.fix for name, no in nos.items() if no.fix}
-        if any(no.reason == ASKING for no in nos.values()):
+        if _asking(nos):
             return Verdict(VerdictKind.WAIT, ASKING, pool_reasons=reasons)
         passing = {name: no for name, no in nos.items() if not no.lasting}
         told = passing or nos
@@ -1075,7 +1101,7 @@ def pack(work: Work, askers: Sequence[Request], *, followed: bool = False) -> Ou
             way = whole
             outcome = work.attempt(way)
     if outcome.scarce:
-        if followed or (len(batches) > 1 and any(place is not None for _, _, place in outcome.decided)):
+        if followed or (len(batches) > 1 and outcome.placed):
             work.undo(outcome)
             return work.attempt(dataclasses.replace(way, batches=list(_in_line(askers, work.now))), reserve=True)
         return outcome
@@ -1113,6 +1139,10 @@ def _improve(work: Work, first: Way, outcome: Outcome) -> Outcome:
             attempt(dataclasses.replace(way, batches=[batch, *rest]))
     work.undo(outcome)
     return work.attempt(best[1])
+
+
+def _asking(nos: Mapping[str, No]) -> bool:
+    return any(no.reason == ASKING for no in nos.values())
 
 
 def _by_shape(askers: Sequence[Request], now: float) -> Collection[Batch]:

@@ -322,6 +322,11 @@ class PoolRooms:
         found.sort(key=lambda room: (room.free_at(take), room.rank))
         return found
 
+    @property
+    def spare(self) -> int:
+        """How many rooms have anything free."""
+        return sum(map(len, self._buckets.values()))
+
     def orderable(self, hosts: frozenset[Host] | None, count: int) -> list[Host]:
         """The first hosts that may be ordered, ``count`` at most."""
         found: list[Host] = []
