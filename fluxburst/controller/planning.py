@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
@@ -52,7 +51,7 @@ class PlanStage:
     def _concerns_nobody(self, world: World) -> bool:
         """Whether every job that asks has its hosts, and nothing about these or the jobs has changed."""
         return (
-            not world.unplanned
+            not any(job_id in world.jobs or job_id in self._view.requests for job_id in world.unplanned)
             and len(self._view.requests) == len(world.placed)
             and world.plan.again_at is None
             and not world.plan.undecided
@@ -158,11 +157,17 @@ class View:
         self._hosts: dict[str, dict[Host, FleetNode | bool]] = {}
         self._nodes: dict[Host, tuple[object, FleetNode]] = {}
         """Each host as it was seen last, and by what one sees that it is still so."""
+        self._late_at: dict[str, float] = {}
+        """When the first of a pool's nodes outlives what is reckoned with."""
         self._pools: dict[str, PoolState] = {}
+        self._changed_pools: set[str] = set()
+        self._more = False
+        """Whether a pool has more than before for those who wait, or less for those who do not."""
         self._new = True
         self._seen: object = None
         self.changed = True
-        """Whether the latest moment differs from the one before in anything but the time and home."""
+        """Whether the latest moment differs from the one before in anything by which a plan may differ, beside the time
+        and home: what nobody had booked and is there no longer serves nobody sooner."""
         self.untils: list[float] = []
 
     def moment(self, world: World, now: float) -> tuple[Moment, Mapping[JobId, Verdict]]:
@@ -186,11 +191,16 @@ class View:
                     self._stuck.add(job_id)
         self.untils = [world.jobs[job_id].stuck_until_at for job_id in self._stuck]
         changed_jobs = None if self._new else frozenset(changed)
+        holds = wanted_warm(world)
+        self._more = self._new
         pools = {name: self._pool(world, name, world.dirty, now) for name in world.config.pool}
-        changed_pools = [name for name, state in pools.items() if state is not self._pools.get(name)]
+        self._changed_pools.update(name for name, state in pools.items() if state is not self._pools.get(name))
+        changed_pools = frozenset(self._changed_pools)
         self._pools = pools
-        seen = (world.book.version, world.joins.version, wanted_warm(world))
-        self.changed = self._new or bool(changed) or bool(changed_pools) or seen != self._seen
+        seen = (world.book.version, world.joins.version, holds)
+        self.changed = self._more or bool(changed) or seen != self._seen or bool(holds and changed_pools)
+        if self.changed:
+            self._changed_pools.clear()
         self._new, self._seen = False, seen
         policy, limits = world.config.policy, world.config.limits
         return (
@@ -199,7 +209,7 @@ class View:
                 requests=self.requests,
                 pools=pools,
                 market=world.market(now),
-                draft=world.ledger.draft(now, Counter(node.record.pool for node in world.nodes.values())),
+                draft=world.ledger.draft(now, world.live),
                 rules=Rules(
                     min_wait_s=policy.min_wait,
                     max_usd_per_hour_saved=policy.max_usd_per_hour_saved,
@@ -209,7 +219,7 @@ class View:
                 ),
                 home=_LazyHome(world, now),
                 residents=residents(world),
-                holds=wanted_warm(world),
+                holds=holds,
                 changed_jobs=changed_jobs,
                 changed_pools=changed_pools,
             ),
@@ -245,17 +255,27 @@ class View:
             dirty = world.declared[name]
         else:
             # what outlives its reckoning is reckoned anew
-            late = [host for host, node in hosts.items() if isinstance(node, FleetNode) and 0 < node.end_at <= now]
-            dirty = [host for host in (*dirty, *late) if host in world.declared[name]]
-        renewed = [(host, self._host(world, name, host, now)) for host in dirty]
-        dirty = [host for host, node in renewed if hosts.get(host) != node]
-        hosts.update(renewed)
+            late = now >= self._late_at[name]
+            late_hosts = [host for host, node in hosts.items() if late and 0 < _end_at(node) <= now]
+            dirty = [host for host in (*dirty, *late_hosts) if host in world.declared[name]]
+        renewed = ((host, self._host(world, name, host, now)) for host in dirty)
+        changed = [(host, node) for host, node in renewed if hosts.get(host) != node]
         closed, until_at, fix = _closed(world, name, now, heed_pause=self._heed_pause)
         failing = world.breakers.failing(name, now)
-        if known is not None and not dirty:
-            if (known.closed, known.closed_until_at, known.failing) == (closed, until_at, failing):
+        as_open = known is not None and (known.closed, known.closed_until_at, known.failing) == (
+            closed,
+            until_at,
+            failing,
+        )
+        if not as_open or any(host in world.plan.booked or not _is_less(node, hosts[host]) for host, node in changed):
+            self._more = True
+        hosts.update(changed)
+        if known is not None and not changed:
+            if as_open:
                 return known
             return replace(known, closed=closed, closed_until_at=until_at, closed_fix=fix, failing=failing)
+        fleet = tuple(node for node in hosts.values() if isinstance(node, FleetNode))
+        self._late_at[name] = min((node.end_at for node in fleet if node.end_at > 0), default=float("inf"))
         table = world.config.pool[name]
         return PoolState(
             name=name,
@@ -264,7 +284,7 @@ class View:
             gpus=table.gpus,
             properties=world.properties[name],
             declared=world.declared[name],
-            fleet=tuple(node for node in hosts.values() if isinstance(node, FleetNode)),
+            fleet=fleet,
             free=tuple(host for host, node in hosts.items() if node is FREE),
             failing=failing,
             closed=closed,
@@ -332,6 +352,17 @@ class View:
             spot=order is not None and order.offer.spot,
             request_id=None if record is None else record.request_id,
         )
+
+
+def _end_at(node: FleetNode | bool) -> float:
+    return node.end_at if isinstance(node, FleetNode) else 0.0
+
+
+def _is_less(now: FleetNode | bool, before: FleetNode | bool) -> bool:
+    """Whether a host can only do less than before: it may not be ordered any more, or is on its way out."""
+    if isinstance(now, FleetNode):
+        return isinstance(before, FleetNode) and not now.up and replace(now, up=before.up) == before
+    return now is NOT_FREE
 
 
 class _LazyHome:

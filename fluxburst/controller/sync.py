@@ -35,6 +35,8 @@ Choose = Callable[[Mapping[str, Any]], bool | str | None]
 
 UNEVENTFUL = ("submit", "depend", "start", "finish")
 """Job events after which no stage has anything to do; a job that becomes eligible opens the batching window."""
+MOVED = frozenset({"attributes.system.queue", "attributes.system.constraints"})
+"""What is updated of a job that goes to another queue."""
 OF_FRESH = ("priority", "alloc", "free", "clean")
 """Job events that only planning may have to do with, while the job has no verdict."""
 
@@ -83,7 +85,8 @@ def _job_event(world: World, tick: Tick, event: JobEvent, choose: Choose) -> Non
                     world.usage.setdefault(share.host, {})[event.job_id] = share
                     world.dirty.add(share.host)
                     _used(world, share.host)
-            world.stale = world.plan_due = True
+            world.stale = True
+            world.plan_due = world.plan_due or event.job_id not in world.jobs
     elif event.name in ("free", "clean"):
         for host in world.hosts_of_job.pop(event.job_id, ()):
             world.dirty.add(host)
@@ -147,9 +150,11 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
     if event.name == "annotations":
         home_at = estimate(event.context)
         if home_at != job.home_at:
+            later = home_at is not None and (job.home_at is None or home_at > job.home_at)
             job.home_at = home_at
             world.unplanned.add(job.id)
-            world.plan_due = True
+            # what waits for home does so all the more if that serves it sooner; and what is served does not wait
+            world.plan_due = world.plan_due or (later and job.ripe and job.id not in world.placed)
         return
     was_pending = job.pending
     if event.name == "memo":
@@ -197,14 +202,31 @@ def _burstable_job_event(world: World, tick: Tick, job: Job, event: JobEvent) ->
     if event.name == "urgency" or (event.name == "jobspec-update" and not ours):
         job.stuck_until_at = 0.0  # its owner changed something about it
     if job.pending != was_pending or event.name in ("priority", "clean", "invalidate", "jobspec-update"):
-        # while nobody asks, a job that comes and starts at home within the batching window is no matter for a plan
-        at_once = not job.ripe and (job.pending or job.allocated_at is not None)
-        world.plan_due = world.plan_due or not at_once or bool(world.plan.verdicts)
+        world.plan_due = world.plan_due or _concerns_others(world, job, event)
     if job.pending and not was_pending and not job.ripe:
         # a job that home can start at once does so within the batching window and never reaches the plan
         world.unripe.add(job.id)
         first = world.window[0] if world.window else tick.now
         world.window = (first, tick.now)
+
+
+def _concerns_others(world: World, job: Job, event: JobEvent) -> bool:
+    """Whether a plan may come to something else by what has happened to a job.
+
+    Not within its batching window; not when it starts or ends at home and nothing was booked for it; and not when it
+    takes what was booked for it, or goes where that is.
+    """
+    if event.name == "jobspec-update" and not MOVED.issuperset(event.context):
+        return True
+    verdict = job.verdict
+    if job.allocated_at is not None:
+        booked = verdict is not None and {*verdict.hosts}
+        return bool(booked) and booked != {share.host for share in job.allocation}
+    if not job.pending:
+        return True
+    if verdict is None or job.id not in world.placed:
+        return job.ripe
+    return event.name != "priority" and world.pool_queues.get(job.queue) != verdict.pool
 
 
 def _noted(world: World, job: Job, memo: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -221,6 +222,8 @@ class World:
         self.hosts_of_job: dict[JobId, tuple[Host, ...]] = {}
         self.nodes: dict[Host, Node] = {}
         self._in_state: dict[NodeState, dict[Host, Node]] = {state: {} for state in NodeState}
+        self.live: Counter[str] = Counter()
+        """How many live nodes each pool has."""
         self.unseen: dict[Host, Node] = {}
         """The live nodes that no listing has shown yet."""
         self.unsettled: dict[Host, None] = {}
@@ -439,9 +442,13 @@ class World:
         self.dirty.add(node.record.host)
         record = node.record
         if old is not record.state:
-            if old is not None:
+            if old is None:
+                self.live[record.pool] += 1
+            else:
                 del self._in_state[old][record.host]
-            if record.state is not NodeState.GONE:
+            if record.state is NodeState.GONE:
+                self.live[record.pool] -= 1
+            else:
                 self._in_state[record.state][record.host] = node
         if record.node_id is None and record.state is not NodeState.GONE:
             self.unseen[record.host] = node
@@ -771,4 +778,6 @@ class Tick:
             request_id=record.request_id,
         )
         self.changes.append(Change(record, old))
-        self.world.plan_due = True
+        # one that is only further on its way is expected as before
+        if old not in COMING or record.state is not NodeState.BOOTING:
+            self.world.plan_due = True
