@@ -127,12 +127,20 @@ class JoinTimes:
     def __init__(self, state: Iterable[Mapping[str, Any]] = ()) -> None:
         self._samples: dict[tuple[str, str, bool], deque[float]] = {}
         self._measured: dict[tuple[str, str, bool], JoinTime] = {}
-        self.version = 0
-        """Changes whenever something measured does."""
+        self._fresh: set[tuple[str, str, bool]] = set()
+        """Where samples came that nobody has looked at yet: the nodes of a large order come all at once."""
+        self._version = 0
         for entry in state:
             key = (str(entry["pool"]), str(entry["instance_type"]), bool(entry["spot"]))
             self._samples[key] = deque(map(float, entry["samples_s"]), self.KEPT)
-            self._measure(key)
+            self._fresh.add(key)
+
+    @property
+    def version(self) -> int:
+        """Changes whenever something measured does."""
+        while self._fresh:
+            self._measure(self._fresh.pop())
+        return self._version
 
     def add(self, offer: Offer, sample_s: float) -> None:
         """Take in how long one node of this offer took.
@@ -144,11 +152,15 @@ class JoinTimes:
             raise ValueError(f"{sample_s} s is no join time")
         key = (offer.pool, offer.instance_type, offer.spot)
         self._samples.setdefault(key, deque(maxlen=self.KEPT)).append(sample_s)
-        self._measure(key)
+        self._fresh.add(key)
 
     def of(self, offer: Offer) -> JoinTime | None:
         """What was measured; None while there are too few samples."""
-        return self._measured.get((offer.pool, offer.instance_type, offer.spot))
+        key = (offer.pool, offer.instance_type, offer.spot)
+        if key in self._fresh:
+            self._fresh.discard(key)
+            self._measure(key)
+        return self._measured.get(key)
 
     def state(self) -> list[dict[str, Any]]:
         """All samples as JSON values, as the constructor takes them."""
@@ -165,7 +177,7 @@ class JoinTimes:
         measured = JoinTime(_rough(tenths[4]), _rough(tenths[8]), len(samples))
         if measured != self._measured.get(key):
             self._measured[key] = measured
-            self.version += 1
+            self._version += 1
 
 
 def _rough(seconds: float) -> float:
@@ -523,16 +535,20 @@ class OfferBook:
         if sold and offer.nodes_left:
             priced = dataclasses.replace(priced, nodes_left=max(0, offer.nodes_left - sold))
         measured = self.joins.of(offer)
-        guess_s = GUESS_JOIN_S if offer.join_s is None else offer.join_s
         closed = self.breakers.closed(offer, now)
         return Quote(
             offer=priced,
-            join_s=measured.p50_s if measured else guess_s,
-            join_p90_s=measured.p90_s if measured else guess_s,
+            join_s=self.join_s(offer),
+            join_p90_s=measured.p90_s if measured else _guess_s(offer),
             samples=measured.samples if measured else 0,
             closed=closed.reason if closed else "",
             closed_until_at=closed.until_at if closed else None,
         )
+
+    def join_s(self, offer: Offer) -> float:
+        """How long a node of this offer is expected to take, as its quote has it."""
+        measured = self.joins.of(offer)
+        return measured.p50_s if measured else _guess_s(offer)
 
     def _refresh(self, batch: _Batch, provider: str, now: float) -> None:
         quotes: list[Quote] = []
@@ -595,6 +611,10 @@ def _fresh(entry: _Entry, now: float) -> bool:
     if entry.batch.retry_at <= now:
         return False
     return now < entry.at + ANSWER_TTL_S or entry.batch.lasting
+
+
+def _guess_s(offer: Offer) -> float:
+    return GUESS_JOIN_S if offer.join_s is None else offer.join_s
 
 
 def _preference(quote: Quote) -> tuple[bool, float, float]:

@@ -18,35 +18,34 @@ def stage(world: World, tick: Tick) -> None:
     if not world.caught_up:
         return
     booked, staying = world.plan.booked, world.in_state(*STAYING_IN_TURN)
-    _vote(world, tick, staying, booked)
+    _vote(world, tick, booked)
     _let_go(world, tick, staying)
     _draining(world, tick, booked)
 
 
-def _vote(world: World, tick: Tick, staying: Sequence[Node], booked: Collection[Host]) -> None:
+def _vote(world: World, tick: Tick, booked: Collection[Host]) -> None:
     """Look at every node that stays for now, nobody uses and no verdict counts on."""
-    usage = world.usage
-    idle = {
-        node.record.host: node for node in staying if node.record.host not in usage and node.record.host not in booked
-    }
-    for host in world.voted.difference(idle):
+    # as sets, since most nodes are busy most of the time; in which order the idle ones are looked at is no matter
+    idle = world.hosts_in(*STAYING_IN_TURN).difference(world.usage, booked)
+    for host in world.voted - idle:
         if host in world.nodes:
             _take_back_votes(world.nodes[host])
-    world.voted = set(idle)
-    for node in idle.values():
+    world.voted = idle
+    for node in map(world.nodes.__getitem__, idle):
         record, pool = node.record, world.config.pool[node.record.pool]
         if record.joined_at is not None and not tick.at(record.joined_at + pool.min_lifetime):
             _take_back_votes(node)
             continue
-        interval_s = pool.idle_s(world.join_s(record, tick.now)) / IDLE_VOTES
+        interval_s = pool.idle_s(world.join_s(record)) / IDLE_VOTES
         if node.last_vote_at is None:
             node.last_vote_at = tick.now
         while node.idle_votes < IDLE_VOTES and tick.at(node.last_vote_at + interval_s):
             node.idle_votes += 1
             node.last_vote_at += interval_s
-    for node in world.in_state(NodeState.JOINED):
-        if node.record.host not in usage and tick.at(world.overdue_at(node.record.host)):
-            node.idle_votes = IDLE_VOTES  # whoever counts on it has not reserved it
+    if world.ledger.capped:
+        for host in world.hosts_in(NodeState.JOINED).difference(world.usage):
+            if tick.at(world.overdue_at(host)):
+                world.nodes[host].idle_votes = IDLE_VOTES  # whoever counts on it has not reserved it
 
 
 def _take_back_votes(node: Node) -> None:

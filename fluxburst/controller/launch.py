@@ -83,7 +83,7 @@ def stage(world: World, tick: Tick) -> None:
 def settle_probes(world: World) -> None:
     """See what has become of the orders that try out what failed before."""
     for request_id in world.breakers.probes():
-        states = {node.record.state for node in world.nodes.values() if node.record.request_id == request_id}
+        states = {node.record.state for node in world.of_order.get(RequestId(request_id), {}).values()}
         if NodeState.PLANNED not in states:
             world.breakers.settle(request_id, taken=bool(states - {NodeState.RELEASING}))
             world.save_breakers()
@@ -105,8 +105,8 @@ def _admitted(world: World, tick: Tick, order: OrderRecord) -> bool:
         world.held.add(order.request_id)
         return False
     elif order.request_id in world.held:
-        for node in list(world.nodes.values()):
-            if node.record.request_id == order.request_id and node.record.state is NodeState.PLANNED:
+        for node in list(world.of_order[order.request_id].values()):
+            if node.record.state is NodeState.PLANNED:
                 tick.change(node, NodeState.RELEASING, f"{Why.LAUNCH_FAILED}: {closed.reason}")
         world.order_failed(order.request_id, closed.reason)
         return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from fluxburst.budget import accounted
 from fluxburst.controller import effects as fx
@@ -36,9 +37,10 @@ class PlanStage:
         _close_window(world, tick)
         if tick.at(world.plan_again_at):
             world.plan_due = True
-        for name, pool in world.config.pool.items():
-            if not world.book.has(pool.provider, _standing_demand(world, name)):
-                tick.do(fx.Ask(pool.provider, _standing_demand(world, name)))
+        for pool in world.config.pool.values():
+            standing = _standing_demand(pool.cores, pool.gpus)
+            if not world.book.has(pool.provider, standing):
+                tick.do(fx.Ask(pool.provider, standing))
         _ask(tick, world.asks)
         world.asks = set()
         if world.plan_due:
@@ -258,8 +260,8 @@ class View:
             late = now >= self._late_at[name]
             late_hosts = [host for host, node in hosts.items() if late and 0 < _end_at(node) <= now]
             dirty = [host for host in (*dirty, *late_hosts) if host in world.declared[name]]
-        renewed = ((host, self._host(world, name, host, now)) for host in dirty)
-        changed = [(host, node) for host, node in renewed if hosts.get(host) != node]
+        renewed = ((host, self._host(world, name, host, now), hosts.get(host)) for host in dirty)
+        changed = [(host, node) for host, node, before in renewed if node is not before and node != before]
         closed, until_at, fix = _closed(world, name, now, heed_pause=self._heed_pause)
         failing = world.breakers.failing(name, now)
         as_open = known is not None and (known.closed, known.closed_until_at, known.failing) == (
@@ -336,17 +338,17 @@ class View:
         shares, table = world.usage.get(host) or {}, world.config.pool[pool]
         at, latest_at, order = 0.0, 0.0, None if record is None else world.orders.get(record.request_id)
         if not up and record is not None and record.state in COMING:
-            at = record.planned_at + world.join_s(record, now)
+            at = record.planned_at + world.join_s(record)
             latest_at = record.planned_at + table.join_timeout
         return FleetNode(
             host,
-            cores=table.cores - sum(share.cores for share in shares.values()),
-            gpus=table.gpus - sum(share.gpus for share in shares.values()),
+            cores=table.cores - sum([share.cores for share in shares.values()]),
+            gpus=table.gpus - sum([share.gpus for share in shares.values()]),
             whole=not shares,
             up=up,
             at=at,
             latest_at=latest_at,
-            end_at=max((world.end_of(job_id, now) for job_id in shares), default=0.0),
+            end_at=max([world.end_of(job_id, now) for job_id in shares], default=0.0),
             paid_until_at=world.ledger.paid_until(host),
             usd_per_node_hour=None if record is None else record.usd_per_node_hour,
             spot=order is not None and order.offer.spot,
@@ -454,10 +456,10 @@ def wanted_warm(world: World) -> dict[str, int]:
     return wanted
 
 
-def _standing_demand(world: World, pool: str) -> Demand:
+@lru_cache(maxsize=256)
+def _standing_demand(cores: int, gpus: int) -> Demand:
     """One whole node of a pool: what is asked for when the service starts, so that there is something to show."""
-    table = world.config.pool[pool]
-    return Demand(nodes=1, slots=1, cores_per_slot=table.cores, gpus_per_slot=table.gpus, exclusive=True)
+    return Demand(nodes=1, slots=1, cores_per_slot=cores, gpus_per_slot=gpus, exclusive=True)
 
 
 def _same(one: Verdict, other: Verdict | None) -> bool:

@@ -224,6 +224,8 @@ class World:
         self._in_state: dict[NodeState, dict[Host, Node]] = {state: {} for state in NodeState}
         self.live: Counter[str] = Counter()
         """How many live nodes each pool has."""
+        self.of_order: dict[RequestId, dict[Host, Node]] = {}
+        """The live nodes of each order."""
         self.unseen: dict[Host, Node] = {}
         """The live nodes that no listing has shown yet."""
         self.unsettled: dict[Host, None] = {}
@@ -437,6 +439,10 @@ class World:
         """The nodes in these states, one state after the other, in the order in which they came into each."""
         return [node for state in states for node in self._in_state[state].values()]
 
+    def hosts_in(self, *states: NodeState) -> set[Host]:
+        """The hosts of the nodes in these states."""
+        return set[Host]().union(*(self._in_state[state] for state in states))
+
     def enters(self, node: Node, old: NodeState | None) -> None:
         """Keep the indices when a node's record has changed, ``old`` being its state before (None: it is new)."""
         self.dirty.add(node.record.host)
@@ -444,10 +450,11 @@ class World:
         if old is not record.state:
             if old is None:
                 self.live[record.pool] += 1
+                self.of_order.setdefault(record.request_id, {})[record.host] = node
             else:
                 del self._in_state[old][record.host]
             if record.state is NodeState.GONE:
-                self.live[record.pool] -= 1
+                self._leaves(record)
             else:
                 self._in_state[record.state][record.host] = node
         if record.node_id is None and record.state is not NodeState.GONE:
@@ -457,9 +464,17 @@ class World:
         self.unsettled[record.host] = None
         self.stale = True
 
+    def _leaves(self, record: NodeRecord) -> None:
+        self.live[record.pool] -= 1
+        mates = self.of_order[record.request_id]
+        del mates[record.host]
+        if not mates:
+            del self.of_order[record.request_id]
+            self.orders.pop(record.request_id, None)
+
     def order_mates(self, node: Node) -> list[Node]:
         """The live nodes of the same order, in the order's own sequence of hosts, this one among them."""
-        mates = [other for other in self.nodes.values() if other.record.request_id == node.record.request_id]
+        mates = self.of_order[node.record.request_id].values()
         # an order's hosts are in the order of their ranks; of an adopted machine no more is known than that
         return sorted(mates, key=lambda other: self.ranks[other.record.host])
 
@@ -487,12 +502,12 @@ class World:
         view, node = self.hosts[host], self.nodes.get(host)
         return view.online and view.drained is None and (node is None or node.record.state is NodeState.JOINED)
 
-    def join_s(self, record: NodeRecord, now: float) -> float:
+    def join_s(self, record: NodeRecord) -> float:
         """How long a node took to join, or is expected to take."""
         if record.joined_at is not None:
             return record.joined_at - record.planned_at
         order = self.orders.get(record.request_id)
-        return GUESS_JOIN_S if order is None else self.book.quote(order.offer, now).join_s
+        return GUESS_JOIN_S if order is None else self.book.join_s(order.offer)
 
     def end_of(self, job_id: JobId, now: float) -> float:
         """When a running job is reckoned to have ended; see :meth:`fluxburst.forecast.Running.end_at`."""
@@ -755,8 +770,6 @@ class Tick:
         if state is NodeState.GONE:
             del self.world.nodes[node.record.host]
             self.world.settle(self.now, node.record)
-            if not any(other.record.request_id == node.record.request_id for other in self.world.nodes.values()):
-                self.world.orders.pop(node.record.request_id, None)
         self._record(node, old)
 
     def note(self, node: Node, *, node_id: NodeId | None = None, stop_sent_at: float | None = None) -> None:

@@ -106,6 +106,6 @@ def _all_of(answer: Sequence[_T], kinds: tuple[type, ...], what: str) -> Sequenc
     Raises:
         ProviderUnavailable: it is something else.
     """
-    if not isinstance(answer, Sequence) or not all(isinstance(item, kinds) for item in answer):
+    if not isinstance(answer, Sequence) or not all(issubclass(kind, kinds) for kind in set(map(type, answer))):
         raise ProviderUnavailable(f"{what} returned {answer!r:.100}, not a sequence of {kinds[0].__name__}")
     return tuple(answer)
