@@ -203,13 +203,13 @@ class Soaked:
     cpu_s: float
 
 
-def soak(days: float, jobs: int, seed: int) -> Soaked:
+def soak(days: float, jobs: int, seed: int, burst_toml: str = BURST_TOML) -> Soaked:
     trace = made(days, jobs, seed)
     scenario = dataclasses.replace(SCENARIO, home_nodes=max(20, round(HOME_NODES * jobs / days)), seed=seed)
     witness = Witness()
     begun, cpu_begun_s = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="fb-") as directory:
-        config = mocked(configuration.parse(BURST_TOML), scenario, Path(directory))
+        config = mocked(configuration.parse(burst_toml), scenario, Path(directory))
         simulation = Simulation(trace, config, scenario, None, None, store=lambda: witness)
         try:
             outcome = simulation.run()

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 
 import pytest
 
-from bench.soak import soak
+from bench.soak import BURST_TOML, soak
 from fluxburst.model import Demand
 from fluxburst_mock.scheduler import Domain, Node
 
@@ -24,9 +24,9 @@ def test_nothing_leaks_is_overspent_or_is_forgotten_whatever_happens(seed: int) 
     }
 
 
-@pytest.mark.parametrize("seed", [3, 5])
+@pytest.mark.parametrize("seed", range(2))
 def test_caps_hold_whatever_nodes_flux_chooses(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Busier days, on which the caps bind, with a scheduler that takes any nodes that fit."""
+    """A busy day on which the caps bind, and a scheduler that takes any nodes that fit."""
     dice, in_turn = random.Random(seed), Domain.candidates
 
     def at_random(self: Domain, demand: Demand, avoid: Collection[int] = ()) -> Iterator[tuple[Node, int]]:
@@ -35,6 +35,6 @@ def test_caps_hold_whatever_nodes_flux_chooses(monkeypatch: pytest.MonkeyPatch, 
         return iter(found)
 
     monkeypatch.setattr(Domain, "candidates", at_random)
-    found = soak(days=1.0, jobs=3000, seed=seed)
+    found = soak(days=1.0, jobs=3000, seed=seed, burst_toml=BURST_TOML.replace("usd_per_day = 75", "usd_per_day = 15"))
     assert not found.wrong
-    assert max(found.caps.values()) > 0.9
+    assert 0.9 < found.caps["[limits] usd_per_day"] <= 1
