@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fluxburst import durations, hostlist
+from fluxburst.fit import No, closed_pool
 from fluxburst.model import Demand, Host, JobId
 from fluxburst.moment import Cap, Moment, PoolState, Quote, Request, Shape
-from fluxburst.pack import Facts, No, Option, Way, Work, closed_pool, pack
+from fluxburst.pack import pack
 from fluxburst.plan import Packer, Told
+from fluxburst.work import Facts, Option, Way, Work
 
 _INF = float("inf")
 

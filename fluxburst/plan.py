@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Collection, Iterator, Sequence
 
 from fluxburst import durations
+from fluxburst.fit import ASKING, No, fit_of
 from fluxburst.model import JobId, Verdict, VerdictKind
 from fluxburst.moment import (
     Moment,
@@ -17,8 +18,9 @@ from fluxburst.moment import (
     Request,
     Resident,
 )
-from fluxburst.pack import ASKING, Facts, No, Outcome, Place, Work, fit_of, pack, served_by
+from fluxburst.pack import pack
 from fluxburst.rooms import PoolRooms
+from fluxburst.work import Facts, Outcome, Place, Work, served_by
 
 AT_HOME = "home is expected to start it soon enough"
 PATIENCE_S = 60.0

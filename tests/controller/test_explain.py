@@ -16,10 +16,10 @@ from rich.console import Console, RenderableType
 
 from fluxburst.cli import tables
 from fluxburst.errors import NoCapacity, ProviderError, ProviderUnavailable, QuotaExceeded
+from fluxburst.fit import ASKING
 from fluxburst.flux.protocol import Caller
 from fluxburst.jobid import f58
 from fluxburst.model import Host, JobId
-from fluxburst.pack import ASKING
 from fluxburst.states import NodeState
 from tests.controller.conftest import MakeRig
 from tests.rig import POOL, Rig

@@ -10,10 +10,10 @@ import pytest
 
 from fluxburst import config
 from fluxburst.budget import Draft, Ledger
+from fluxburst.fit import ASKING
 from fluxburst.model import Demand, Host, JobId, Offer, Refusal, VerdictKind
 from fluxburst.moment import FleetNode, Moment, Plan, PoolState, Quote, Request, Shape
 from fluxburst.offers import asked_as
-from fluxburst.pack import ASKING
 from fluxburst.plan import Packer, describe
 
 NOW = 1000.0
