@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fluxburst import durations, hostlist
-from fluxburst.fit import No, closed_pool
+from fluxburst.fit import ASKING, No, closed_pool
 from fluxburst.model import Demand, Host, JobId
 from fluxburst.moment import Cap, Moment, PoolState, Quote, Request, Shape
 from fluxburst.pack import pack
@@ -267,6 +267,8 @@ class _Inquiry(Work):
         """What the one pool in ``facts`` says."""
         ((pool, fit),) = facts.fits
         quotes, no = self._offers(state, facts)
+        if no is not None and no.reason == ASKING:
+            self.ask(state, facts)
         offers = []
         for number, quote in enumerate(quotes):
             bought = self._buy(pool, fit, quotes[number:], facts, 1, beside=True)
@@ -299,6 +301,9 @@ class _Line(Packer):
         told = Told(self._verdicts)
         self._begin(moment, told)
         work = _Inquiry(moment, self._pools, self._facts)
+        self._set_aside(moment, work, told)
+        if self._take_back(self._mine):
+            self._waiting[self._mine] = request
         askers = [one for one in self._stay_home(moment, work, told) if one.job_id != self._mine]
         pack(work, askers, followed=True)
         work.begin()

@@ -140,10 +140,11 @@ class Quote:
 class Market(Protocol):
     """:mod:`fluxburst.offers` behind the planner's question."""
 
-    def quotes(self, provider: str, demand: Demand) -> Sequence[Quote | Refusal] | None:
+    def quotes(self, provider: str, demand: Demand, *, old: bool = False) -> Sequence[Quote | Refusal] | None:
         """A provider's answers to a demand in order of preference; None where it has to be asked (again) first.
 
-        The same answers are the same object, so that what is derived from them can be kept.
+        With ``old`` answers will do that are too old to be bought on. The same answers are the same object, so that
+        what is derived from them can be kept.
         """
 
 
@@ -218,13 +219,14 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """``[policy]`` and ``[limits]`` as the planner needs them."""
+    """``[policy]`` and ``[limits]`` as the planner needs them. ``capped`` means that some dollar cap holds."""
 
     min_wait_s: float = 0.0
     max_usd_per_hour_saved: float | None = None
     assume_duration_s: float = 3600.0
     usd_per_job: float | None = None
     assume_usd_per_node_hour: float | None = None
+    capped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -632,13 +632,15 @@ class MarketView:
         self._old = old
         self._stamp = (book.breakers.stamp(now), book.joins.version, book.sales)
 
-    def quotes(self, provider: str, demand: Demand) -> Quotes | None:
+    def quotes(self, provider: str, demand: Demand, *, old: bool = False) -> Quotes | None:
         """A provider's answers in order of preference, refusals last; None where it has to be asked (again) first.
+
+        With ``old`` answers will do that are too old to be bought on.
 
         Quotes that are closed keep their place. Demands with equal answers share one list, as long as no plugin orders
         them otherwise, and it is the same object until something in it changes.
         """
-        return self._book.quotes(provider, demand, self._now, self._stamp, old=self._old)
+        return self._book.quotes(provider, demand, self._now, self._stamp, old=old or self._old)
 
     def quote(self, offer: Offer) -> Quote:
         """One offer at the site's price, with its join time and its health."""

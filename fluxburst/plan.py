@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
 
 from fluxburst import durations
 from fluxburst.fit import ASKING, No, fit_of
@@ -20,7 +22,7 @@ from fluxburst.moment import (
 )
 from fluxburst.pack import pack
 from fluxburst.rooms import PoolRooms
-from fluxburst.work import Facts, Outcome, Place, Work, served_by
+from fluxburst.work import Facts, Kin, Outcome, Place, Work, served_by
 
 AT_HOME = "home is expected to start it soon enough"
 PATIENCE_S = 60.0
@@ -30,6 +32,14 @@ KNOWN = 100_000
 """So many shapes are remembered, those of ended jobs among them, before all are forgotten."""
 
 _INF = float("inf")
+
+
+@dataclass(slots=True)
+class Aside:
+    """Jobs that fail alike, and the shortest of them, where it is known."""
+
+    jobs: dict[JobId, Request] = field(default_factory=dict)
+    shortest: Request | None = None
 
 
 class Packer:
@@ -43,6 +53,10 @@ class Packer:
         self._pools: dict[str, PoolRooms] = {}
         self._placed: dict[JobId, Place] = {}
         self._waiting: dict[JobId, Request] = {}
+        self._aside: dict[Kin, Aside] = {}
+        """The jobs that caps in dollars forbid whatever the others get, by what fails alike."""
+        self._kin: dict[JobId, Kin] = {}
+        """Those that each of these is among."""
         self._promised: dict[JobId, float] = {}
         """When home was first expected to start a job that waits for that."""
         self._bought: set[JobId] = set()
@@ -60,6 +74,7 @@ class Packer:
             self._facts.clear()
         self._begin(moment, told)
         work = Work(moment, self._pools, self._facts)
+        self._set_aside(moment, work, told)
         askers = self._stay_home(moment, work, told)
         outcome = pack(work, askers)
         unmet = {pool: no for pool, wanted in moment.holds.items() if (no := work.hold(pool, wanted))}
@@ -151,12 +166,14 @@ class Packer:
         placed = self._placed.get(job)
         if request is None:
             self._waiting.pop(job, None)
+            self._take_back(job)
             self._verdicts.pop(job, None)
             self._promised.pop(job, None)
             self._kept.discard(job)
             self._bought.discard(job)
             self._release(job)
         elif placed is None:
+            self._take_back(job)
             self._waiting[job] = request
         elif placed[0].demand != request.shape.demand or placed[1][0][0] not in request.shape.pools:
             self._release(job)
@@ -198,22 +215,79 @@ class Packer:
         del self._waiting[request.job_id]
         told.tell((request.job_id,), served_by(name, rooms, moment.now))
 
+    # What cannot be paid for
+
+    def _set_aside(self, moment: Moment, work: Work, told: Told) -> None:
+        """Part those from the others that cannot be paid for even before anybody else gets anything.
+
+        Who is set aside costs nothing in later plans, as long as the shortest that is alike cannot be paid for either.
+        """
+        if not moment.rules.capped:
+            return
+
+        def duration_s(request: Request) -> float:
+            return work.facts(request.shape).duration_s
+
+        for kin, aside in list(self._aside.items()):
+            shortest = aside.shortest or min(aside.jobs.values(), key=duration_s)
+            aside.shortest = shortest
+            verdict = work.forbidden(shortest.shape)
+            if verdict is None or verdict != self._verdicts[shortest.job_id]:
+                self._waiting.update(aside.jobs)
+                for job in aside.jobs:
+                    del self._kin[job]
+                del self._aside[kin]
+        verdicts: dict[int, Verdict | None] = {}
+        hopeful = set[Kin]()
+        for request in sorted(self._waiting.values(), key=duration_s):
+            kin = work.facts(request.shape).alike
+            if request.not_before_at > moment.now or kin in hopeful:
+                continue
+            if id(request.shape) not in verdicts:
+                verdicts[id(request.shape)] = work.forbidden(request.shape)
+            forbidden = verdicts[id(request.shape)]
+            if forbidden is None:
+                hopeful.add(kin)
+                continue
+            found = self._aside.setdefault(kin, Aside())
+            found.jobs[request.job_id] = request
+            if found.shortest is not None and duration_s(request) < duration_s(found.shortest):
+                found.shortest = request
+            self._kin[request.job_id] = kin
+            del self._waiting[request.job_id]
+            told.tell((request.job_id,), forbidden)
+
+    def _take_back(self, job: JobId) -> bool:
+        """Whether a job was set aside; it is not any more."""
+        kin = self._kin.pop(job, None)
+        if kin is None:
+            return False
+        aside = self._aside[kin]
+        request = aside.jobs.pop(job)
+        if aside.shortest is request:
+            aside.shortest = None
+        if not aside.jobs:
+            del self._aside[kin]
+        return True
+
     # Burst or wait
 
     def _stay_home(self, moment: Moment, work: Work, told: Told) -> list[Request]:
         """Let every job that home serves well enough stay there; the others, in the scheduler's order."""
-        waiting = sorted(self._waiting.values(), key=lambda request: request.order)
+        waiting = sorted(self._waiting.values(), key=_order)
         home = moment.home
         if home is None or all(work.estimate(request.shape)[0] == _INF for request in waiting):
             return waiting
         askers: list[Request] = []
-        line: Iterator[Request | Resident] = heapq.merge(waiting, moment.residents, key=lambda one: one.order)
+        # those that were set aside wait at home, too, and have their place there
+        forbidden = sorted((one for aside in self._aside.values() for one in aside.jobs.values()), key=_order)
+        line: Iterator[Request | Resident] = heapq.merge(waiting, moment.residents, forbidden, key=_order)
         for one in line:
             demand = one.demand if isinstance(one, Resident) else one.shape.demand
             # a forecast of the scheduler that is past was not kept: nobody knows better than ours then
             told_at = one.home_at if one.home_at is not None and one.home_at > moment.now else None
             start_at = home.start_at(one.queue, demand) if told_at is None else told_at
-            if isinstance(one, Resident):
+            if isinstance(one, Resident) or one.job_id in self._kin:
                 home.take(one.queue, demand, start_at)
                 continue
             serves = start_at < _INF and self._home_serves(work, one, start_at)
@@ -238,6 +312,8 @@ class Packer:
         work.untils.add(max(start_at, promised_at + PATIENCE_S, work.now + 1.0))
         return True
 
+
+_order = attrgetter("order")
 
 _HOME_FIX = "nothing; to burst earlier, an administrator can lower [policy] min_wait or raise max_usd_per_hour_saved"
 

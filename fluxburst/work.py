@@ -24,7 +24,7 @@ from fluxburst.fit import (
     slots_on,
 )
 from fluxburst.jobid import f58
-from fluxburst.model import Demand, Host, JobId, Shrink, Verdict, VerdictKind
+from fluxburst.model import Demand, Host, JobId, Refusal, Shrink, Verdict, VerdictKind
 from fluxburst.moment import (
     NOBODY,
     Extension,
@@ -164,7 +164,7 @@ class Work:
         self._seats: dict[tuple[Seat, tuple[str, ...]], Seated] = {}
         self._answers: dict[int, Answers] = {}
         self._estimates: dict[int, tuple[float, float | None]] = {}
-        self._hopeless: dict[Kin, dict[str, No]] = {}
+        self._hopeless: dict[object, dict[str, No]] = {}
         """Why there is no place for what is alike, as long as nothing was given away in this plan."""
         self._kept = {
             name: pool.exposure_usd(self.now, self._price) for name, pool in pools.items() if moment.draft.capped(name)
@@ -185,7 +185,8 @@ class Work:
         self._untils: dict[Room, float] = {}
         """Until when rooms were reserved that are needed for longer now."""
         self._sold: dict[Stock, int] = {}
-        self._barred: set[tuple[Host, object]] = set()
+        self._barred: dict[tuple[Host, object], float] = {}
+        """The rooms that cannot be paid for any longer on an account, by jobs that take so long, or longer."""
         self._bought_until: dict[Host, float] = {}
         self._failed: dict[object, Verdict] = {}
         self.kept = dict(self._kept)
@@ -268,7 +269,7 @@ class Work:
         facts, done = self.facts(shape), 0
         while done < len(jobs):
             key = shape if self._reserved is not None else facts.alike
-            verdict = self._failed.get(key) if self._failed else None
+            verdict = self._failed.get(key) or self._failed.get((key, facts.duration_s)) if self._failed else None
             if verdict is None:
                 found = self._known_no(facts, outcome) or self.option(facts, len(jobs) - done)
                 if isinstance(found, Option):
@@ -279,7 +280,7 @@ class Work:
                 if reserve and self._reserved is None and self._reserve(facts, jobs[done], found, verdict, outcome):
                     done += 1
                     continue
-                self._failed[key] = verdict
+                self._failed[(key, facts.duration_s) if _is_money(found) else key] = verdict
             rest = jobs[done:]
             outcome.decide(rest, verdict)
             outcome.homeless += len(rest)
@@ -289,8 +290,28 @@ class Work:
         """What :meth:`estimate` has found out, if that still holds."""
         if outcome.placed or self._barred or self._reserved is not None or self._way.apart or self._way.split:
             return None
-        known = self._hopeless.get(facts.alike)
+        known = self._nos(facts)
         return None if known is None or is_asking(known) else known
+
+    def _nos(self, facts: Facts) -> dict[str, No] | None:
+        """Why there was no place at the beginning, where :meth:`estimate` found none for this or what is alike.
+
+        What a cap in dollars forbids it may allow to a shorter job.
+        """
+        return self._hopeless.get(facts.alike) or self._hopeless.get((facts.alike, facts.duration_s))
+
+    def forbidden(self, shape: Shape) -> Verdict | None:
+        """The verdict of a shape that caps in dollars forbid before anything is given to anybody.
+
+        None where something else is in its way, or nothing.
+        """
+        facts = self.facts(shape)
+        if self.estimate(shape)[0] < _INF:
+            return None
+        nos = self._nos(facts)
+        if nos is None or not _is_money(nos) or is_asking(nos) or any(no.scarce for no in nos.values()):
+            return None
+        return self._refusal(facts, nos)
 
     def _serve_early(self, shape: Shape, request: Request, outcome: Outcome) -> None:
         """A job whose ``burst.wait`` has not passed takes what is there, and buys nothing."""
@@ -338,7 +359,7 @@ class Work:
     def _suited(self, facts: Facts, rooms: Iterable[Room]) -> Iterator[Room]:
         spot, account = facts.shape.demand.spot, facts.shape.account
         for room in rooms:
-            if spot in (None, room.spot) and (room.host, account) not in self._barred:
+            if spot in (None, room.spot) and facts.duration_s < self._barred.get((room.host, account), _INF):
                 yield room
 
     def _on_fleet(self, facts: Facts) -> Option | None:
@@ -415,6 +436,11 @@ class Work:
                 nos[name] = closed_pool(pool.state)
                 continue
             quotes, no = self._offers(pool.state, facts)
+            if no is not None and no.reason == ASKING:
+                forbidden = self._unaffordable(pool, fit, facts, beside=beside)
+                if forbidden is None:
+                    self.ask(pool.state, facts)
+                no = forbidden or no
             if no is not None:
                 nos[name] = no
             if best is not None and fit.count == 1 and self._is_dearer(pool, fit, quotes, facts, jobs, best):
@@ -451,14 +477,33 @@ class Work:
 
     def _offers(self, state: PoolState, facts: Facts) -> tuple[list[Quote], No | None]:
         """The pool's quotes in order of preference, and the provider's no, where it said that."""
-        answers = self.moment.market.quotes(state.provider, facts.asked)
+        return self._told(state, facts, self.moment.market.quotes(state.provider, facts.asked))
+
+    def _told(
+        self, state: PoolState, facts: Facts, answers: Sequence[Quote | Refusal] | None
+    ) -> tuple[list[Quote], No | None]:
         if answers is None:
-            self.asks.add((state.provider, facts.asked))
             return [], No(ASKING, lasting=False, fix="nothing; the answers are a moment away")
         known = self._answers.get(id(answers))
         if known is None:
             known = self._answers[id(answers)] = Answers(answers)
         return known.of(state, facts.shape.demand.spot)
+
+    def ask(self, state: PoolState, facts: Facts) -> None:
+        """Let the pool's provider be asked for offers."""
+        self.asks.add((state.provider, facts.asked))
+
+    def _unaffordable(self, pool: PoolRooms, fit: Fit, facts: Facts, *, beside: bool) -> No | None:
+        """Why a cap in dollars forbids whatever the provider offered last: then it need not be asked again for that."""
+        old = self.moment.market.quotes(pool.state.provider, facts.asked, old=True)
+        quotes, _ = self._told(pool.state, facts, old)
+        first: No | None = None
+        for number in range(len(quotes)):
+            found = self._buy(pool, fit, quotes[number:], facts, 1, beside=beside)
+            if not isinstance(found, No) or found.cap is None or found.cap.unit != "usd":
+                return None
+            first = first or found
+        return first
 
     def _buy(
         self, pool: PoolRooms, fit: Fit, quotes: Sequence[Quote], facts: Facts, jobs: int, *, beside: bool
@@ -604,12 +649,12 @@ class Work:
         found = self._estimates.get(id(shape))
         if found is None:
             facts, found = self.facts(shape), (_INF, None)
-            if facts.alike not in self._hopeless:
+            if self._nos(facts) is None:
                 option = self.option(facts, 1)
                 if isinstance(option, Option):
                     found = option.start_at, option.usd
                 else:
-                    self._hopeless[facts.alike] = option
+                    self._hopeless[(facts.alike, facts.duration_s) if _is_money(option) else facts.alike] = option
             self._estimates[id(shape)] = found
         return found
 
@@ -812,7 +857,7 @@ class Work:
             draft.rollback(mark)
             for room, paid_until in before.items():
                 room.until = paid_until
-            self._barred.update((room.host, account) for room, _ in option.rooms)
+            self._barred.update(((room.host, account), facts.duration_s) for room, _ in option.rooms)
             return False
 
         for room in (mate for own, _ in option.rooms for mate in pool.staying_with(own)):
@@ -932,6 +977,11 @@ class Work:
 
     def extensions(self) -> Iterator[Extension]:
         return iter(self._longer.values())
+
+
+def _is_money(nos: Mapping[str, No]) -> bool:
+    """Whether a cap in dollars has to do with it."""
+    return any(no.cap is not None and no.cap.unit == "usd" for no in nos.values())
 
 
 def _buying(parts: Sequence[tuple[Quote, int]], jobs: int) -> str:

@@ -218,6 +218,7 @@ class View:
                     assume_duration_s=policy.assume_duration,
                     usd_per_job=limits.usd_per_job,
                     assume_usd_per_node_hour=limits.assume_usd_per_node_hour,
+                    capped=world.ledger.capped,
                 ),
                 home=_LazyHome(world, now),
                 residents=residents(world),

@@ -161,3 +161,51 @@ def test_under_a_cap_a_job_for_which_nothing_is_reserved_goes_home_from_the_pool
     rig.cloud.interrupt(Host(lost))
     rig.run_until(lambda: rig.queue(waiting) == "batch")
     assert not rig.service.world.placed.get(waiting)
+
+
+def test_a_short_job_is_paid_for_although_a_longer_one_like_it_cannot_be(make_rig: MakeRig) -> None:
+    rig = site(make_rig, POOL + "\n[limits]\nusd_per_day = 1.0\n")
+    first = rig.submit(nodes=1, duration_s=5000.0, run_s=4000.0)
+    rig.run_until(lambda: len(rig.states()) == 1)
+    long, short = (rig.submit(nodes=1, duration_s=duration_s, run_s=10.0) for duration_s in (4000.0, 60.0))
+    rig.run_until(lambda: rig.ended(short))
+    assert not rig.ended(first)
+    verdict = rig.service.world.jobs[long].verdict
+    assert verdict is not None
+    assert "leaves too little" in verdict.reason
+
+
+def test_what_no_cap_has_room_for_is_left_alone_until_there_is_room(make_rig: MakeRig) -> None:
+    """Its providers are not asked about it again and again, and nothing is told twice."""
+    rig = site(make_rig, POOL + '\n[limits]\nusd_per_day = 100\nuser."*" = { usd_per_day = 0.9 }\n')
+    waiting = [rig.submit(nodes=1, duration_s=5000.0, run_s=100.0, userid=ALICE) for _ in range(4)]
+    rig.run_until(lambda: len(rig.states()) == 1)
+    rig.run_for(1.0)
+    asked = len(rig.calls("offers"))
+    others = [rig.submit(nodes=1, duration_s=100.0, run_s=50.0, userid=BOB) for _ in range(2)]
+    rig.run_until(lambda: rig.ended(*others))
+    told = [rig.kinds(job) for job in waiting[1:]]
+    assert told == [["wait"]] * 3
+    assert len(rig.calls("offers")) - asked <= 2, "of Bob's jobs, and not of Alice's"
+    rig.run_until(lambda: rig.ended(*waiting), timeout_s=3 * 86400.0)
+
+
+def test_a_job_that_was_set_aside_can_be_cancelled_and_changed(make_rig: MakeRig) -> None:
+    rig = site(make_rig, POOL + '\n[limits]\nuser."*" = { usd_per_day = 0.9 }\n')
+    _, second, third = (rig.submit(nodes=1, duration_s=5000.0, run_s=4500.0, userid=ALICE) for _ in range(3))
+    rig.run_until(lambda: len(rig.states()) == 1)
+    rig.run_for(1.0)
+    rig.flux.cancel(second)
+    rig.run_for(1.0)
+    assert third in rig.service.world.plan.verdicts
+    assert second not in rig.service.world.plan.verdicts
+    rig.flux.set_urgency(third, 0)
+    rig.run_for(1.0)
+    held = rig.service.world.jobs[third].verdict
+    assert held is not None
+    assert "held" in held.reason
+    rig.flux.set_urgency(third, 16)
+    rig.run_for(1.0)
+    again = rig.service.world.jobs[third].verdict
+    assert again is not None
+    assert "leaves too little" in again.reason

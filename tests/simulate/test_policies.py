@@ -23,7 +23,7 @@ class Stall:
         self._quotes = quotes
         self._quiet = quiet
 
-    def quotes(self, provider: str, demand: Demand) -> Sequence[Quote | Refusal] | None:
+    def quotes(self, provider: str, demand: Demand, *, old: bool = False) -> Sequence[Quote | Refusal] | None:
         return None if self._quiet else self._quotes
 
 

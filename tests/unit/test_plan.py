@@ -52,7 +52,7 @@ class Said:
             for provider, all_ in answers.items()
         }
 
-    def quotes(self, provider: str, demand: Demand) -> Sequence[Quote | Refusal] | None:
+    def quotes(self, provider: str, demand: Demand, *, old: bool = False) -> Sequence[Quote | Refusal] | None:
         return self._quotes.get(provider)
 
 

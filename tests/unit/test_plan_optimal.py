@@ -32,7 +32,7 @@ class Listed:
     def __init__(self, quotes: Sequence[Quote | Refusal]) -> None:
         self._quotes = quotes
 
-    def quotes(self, provider: str, demand: Demand) -> Sequence[Quote | Refusal]:
+    def quotes(self, provider: str, demand: Demand, *, old: bool = False) -> Sequence[Quote | Refusal]:
         return self._quotes
 
 

@@ -51,7 +51,7 @@ class Listed:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
 
-    def quotes(self, provider: str, demand: Demand) -> Sequence[Quote | Refusal] | None:
+    def quotes(self, provider: str, demand: Demand, *, old: bool = False) -> Sequence[Quote | Refusal] | None:
         return self._answers.get((provider, demand))
 
 
@@ -172,7 +172,7 @@ class Case:
             self.pools,
             Listed(self.answers),
             Purse(self.caps),
-            self.rules,
+            dataclasses.replace(self.rules, capped=self.caps.usd is not None or bool(self.caps.user_usd)),
             None if self.home is None else SmallHome(self.home),
             self.residents,
             self.holds,
