@@ -437,7 +437,7 @@ class Work:
                 continue
             quotes, no = self._offers(pool.state, facts)
             if no is not None and no.reason == ASKING:
-                forbidden = self._unaffordable(pool, fit, facts, beside=beside)
+                forbidden = self._unaffordable(pool, fit, facts, beside=beside) if self.rules.capped else None
                 if forbidden is None:
                     self.ask(pool.state, facts)
                 no = forbidden or no
