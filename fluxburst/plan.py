@@ -276,13 +276,16 @@ class Packer:
         """Let every job that home serves well enough stay there; the others, in the scheduler's order."""
         waiting = sorted(self._waiting.values(), key=_order)
         home = moment.home
-        if home is None or all(work.estimate(request.shape)[0] == _INF for request in waiting):
+        choosers = [request.order for request in waiting if work.estimate(request.shape)[0] < _INF]
+        if home is None or not choosers:
             return waiting
         askers: list[Request] = []
         # those that were set aside wait at home, too, and have their place there
         forbidden = sorted((one for aside in self._aside.values() for one in aside.jobs.values()), key=_order)
         line: Iterator[Request | Resident] = heapq.merge(waiting, moment.residents, forbidden, key=_order)
         for one in line:
+            if one.order > choosers[-1]:
+                break  # nobody after these has a choice
             demand = one.demand if isinstance(one, Resident) else one.shape.demand
             # a forecast of the scheduler that is past was not kept: nobody knows better than ours then
             told_at = one.home_at if one.home_at is not None and one.home_at > moment.now else None
@@ -297,7 +300,7 @@ class Packer:
                 askers.append(one)
             if serves or work.estimate(one.shape)[0] == _INF:
                 home.take(one.queue, demand, start_at)
-        return askers
+        return [*askers, *(request for request in waiting if request.order > choosers[-1])]
 
     def _home_serves(self, work: Work, request: Request, start_at: float) -> bool:
         """Whether a job can wait for its place at home; no longer when home did not keep its word."""
