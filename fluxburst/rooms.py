@@ -225,6 +225,16 @@ class PoolRooms:
         room.jobs[job] = take
         self._reckon(room)
 
+    def booked(self, now: float) -> Iterator[Host]:
+        """The hosts that somebody counts on, but for idle ones that nobody needs for longer than a node may idle.
+
+        These had better go, and be bought again in time: so a gang that waits for others to end pays for nothing.
+        """
+        for host, room in self.rooms.items():
+            idle = room.node is not None and room.node.up and not room.node.end_at
+            if room.jobs and not (idle and room.due > now + self.state.idle_s):
+                yield host
+
     def staying_with(self, room: Room) -> list[Room]:
         """The rooms whose nodes cannot be given back before this one's, itself among them."""
         shrink = self.state.shrink

@@ -533,3 +533,19 @@ def test_a_node_idles_as_long_as_it_took_to_join_unless_told_otherwise(
     ended_at = rig.loop.wall()
     rig.run_until(rig.all_gone)
     assert rig.loop.wall() - ended_at == pytest.approx(idles_s, abs=2.0)
+
+
+def test_a_gang_that_waits_for_others_to_end_keeps_no_node_idle_meanwhile(rig: Rig) -> None:
+    rig.submit(nodes=1, run_s=1e6, duration_s=1e6, burstable=False)
+    rig.run_for(1.0)
+    long = rig.submit(nodes=2, run_s=7200.0, duration_s=7200.0)
+    short = rig.submit(nodes=2, run_s=60.0, duration_s=60.0)
+    gang = rig.submit(nodes=4, run_s=60.0, duration_s=60.0)
+    rig.run_until(lambda: rig.ended(short))
+    verdict = rig.service.world.jobs[gang].verdict
+    assert verdict is not None
+    assert verdict.kind is VerdictKind.WAIT
+    rig.run_for(120.0)
+    assert len(rig.states()) == 2, "the idle ones are bought again in time"
+    rig.run_until(lambda: rig.ended(gang), timeout_s=4 * 3600.0)
+    assert rig.ended(long)
