@@ -86,7 +86,7 @@ class Packer:
             extensions=tuple(work.extensions()),
             asks=frozenset(work.asks),
             undecided=frozenset(undecided),
-            booked=frozenset(host for pool in self._pools.values() for host in pool.booked(moment.now)),
+            booked=frozenset(host for pool in self._pools.values() for host in pool.booked(moment.now, self._kept)),
             again_at=min((at for at in work.untils if at > moment.now), default=None),
             unmet=unmet,
             kept=work.kept,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from fluxburst import jobspec
@@ -225,14 +225,15 @@ class PoolRooms:
         room.jobs[job] = take
         self._reckon(room)
 
-    def booked(self, now: float) -> Iterator[Host]:
+    def booked(self, now: float, waiting: Collection[JobId]) -> Iterator[Host]:
         """The hosts that somebody counts on, but for idle ones that nobody needs for longer than a node may idle.
 
-        These had better go, and be bought again in time: so a gang that waits for others to end pays for nothing.
+        Those that only jobs count on that are ``waiting`` for others to end had better go, and be bought again in time.
         """
         for host, room in self.rooms.items():
             idle = room.node is not None and room.node.up and not room.node.end_at
-            if room.jobs and not (idle and room.due > now + self.state.idle_s):
+            far = idle and room.due > now + self.state.idle_s and all(job in waiting for job in room.jobs)
+            if room.jobs and not far:
                 yield host
 
     def staying_with(self, room: Room) -> list[Room]:

@@ -549,3 +549,15 @@ def test_a_gang_that_waits_for_others_to_end_keeps_no_node_idle_meanwhile(rig: R
     assert len(rig.states()) == 2, "the idle ones are bought again in time"
     rig.run_until(lambda: rig.ended(gang), timeout_s=4 * 3600.0)
     assert rig.ended(long)
+
+
+def test_a_gang_that_waits_for_a_boot_keeps_what_it_has(make_rig: MakeRig) -> None:
+    """Also where a node boots for longer than it may idle."""
+    rig = make_rig(POOL.replace('idle_timeout = "60s"', 'idle_timeout = "5s"'))
+    rig.submit(nodes=1, run_s=1e6, duration_s=1e6, burstable=False)
+    rig.run_for(1.0)
+    first = rig.submit(nodes=2, run_s=20.0, duration_s=30.0)
+    rig.run_until(lambda: rig.ended(first))
+    gang = rig.submit(nodes=3, run_s=20.0, duration_s=30.0)
+    rig.run_until(lambda: rig.ended(gang))
+    assert rig.bought() == ["burst-0", "burst-1", "burst-2"]
