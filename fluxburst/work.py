@@ -271,8 +271,7 @@ class Work:
             key = shape if self._reserved is not None else facts.alike
             verdict = self._failed.get(key) or self._failed.get((key, facts.duration_s)) if self._failed else None
             if verdict is None:
-                first = reserve and self._reserved is None
-                found = self._known_no(facts, outcome, first) or self.option(facts, len(jobs) - done)
+                found = self._known_no(facts, outcome) or self.option(facts, len(jobs) - done)
                 if isinstance(found, Option):
                     done += self._take(facts, jobs, done, found, outcome)
                     continue
@@ -287,18 +286,15 @@ class Work:
             outcome.homeless += len(rest)
             return
 
-    def _known_no(self, facts: Facts, outcome: Outcome, first: bool) -> dict[str, No] | None:
+    def _known_no(self, facts: Facts, outcome: Outcome) -> dict[str, No] | None:
         """What :meth:`estimate` has found out, if that still holds.
 
-        What has been given to others since only makes it worse, unless it leaves a part of a new node. How much is
-        lacking has to be known anew for the ``first`` job that waits for what others have.
+        What has been given to others since only makes it worse, unless it leaves a part of a new node.
         """
         known = self._nos(facts)
         if known is None or is_asking(known) or self._way.apart or self._way.split:
             return None
-        if outcome.placed and ((first and any(no.scarce for no in known.values())) or self._on_fleet(facts)):
-            return None
-        return known
+        return None if outcome.placed and self._on_fleet(facts) else known
 
     def _nos(self, facts: Facts) -> dict[str, No] | None:
         """Why there was no place at the beginning, where :meth:`estimate` found none for this or what is alike.
