@@ -276,8 +276,10 @@ class Packer:
         """Let every job that home serves well enough stay there; the others, in the scheduler's order."""
         waiting = sorted(self._waiting.values(), key=_order)
         home = moment.home
+        if home is None:
+            return waiting
         choosers = [request.order for request in waiting if work.estimate(request.shape)[0] < _INF]
-        if home is None or not choosers:
+        if not choosers:
             return waiting
         askers: list[Request] = []
         # those that were set aside wait at home, too, and have their place there
