@@ -26,12 +26,12 @@ def stage(world: World, tick: Tick) -> None:
 def _vote(world: World, tick: Tick, booked: Collection[Host]) -> None:
     """Look at every node that stays for now, nobody uses and no verdict counts on."""
     # as sets, since most nodes are busy most of the time; in which order the idle ones are looked at is no matter
-    idle = world.hosts_in(*STAYING_IN_TURN).difference(world.usage, booked)
-    for host in world.voted - idle:
+    idle, overdue = world.hosts_in(*STAYING_IN_TURN).difference(world.usage, booked), _overdue(world, tick)
+    for host in world.voted.difference(idle, overdue):
         if host in world.nodes:
             _take_back_votes(world.nodes[host])
-    world.voted = idle
-    for node in map(world.nodes.__getitem__, idle):
+    world.voted = idle | overdue
+    for node in map(world.nodes.__getitem__, idle - overdue):
         record, pool = node.record, world.config.pool[node.record.pool]
         if record.joined_at is not None and not tick.at(record.joined_at + pool.min_lifetime):
             _take_back_votes(node)
@@ -42,10 +42,16 @@ def _vote(world: World, tick: Tick, booked: Collection[Host]) -> None:
         while node.idle_votes < IDLE_VOTES and tick.at(node.last_vote_at + interval_s):
             node.idle_votes += 1
             node.last_vote_at += interval_s
-    if world.ledger.capped:
-        for host in world.hosts_in(NodeState.JOINED).difference(world.usage):
-            if tick.at(world.overdue_at(host)):
-                world.nodes[host].idle_votes = IDLE_VOTES  # whoever counts on it has not reserved it
+    for host in overdue:
+        world.nodes[host].idle_votes = IDLE_VOTES  # whoever counts on it has not reserved it
+
+
+def _overdue(world: World, tick: Tick) -> set[Host]:
+    """The hosts that nobody uses and that are reserved for no longer, see :meth:`World.overdue_at`."""
+    if not world.ledger.capped:
+        return set()
+    unused = world.hosts_in(NodeState.JOINED).difference(world.usage)
+    return {host for host in unused if tick.at(world.overdue_at(host))}
 
 
 def _take_back_votes(node: Node) -> None:

@@ -209,3 +209,17 @@ def test_a_job_that_was_set_aside_can_be_cancelled_and_changed(make_rig: MakeRig
     again = rig.service.world.jobs[third].verdict
     assert again is not None
     assert "leaves too little" in again.reason
+
+
+def test_a_warm_node_beyond_its_reservation_is_not_drained_under_the_job_that_it_runs(make_rig: MakeRig) -> None:
+    """It was overdue while it idled, and had to stay; what it does since is no idling."""
+    rig = site(make_rig, POOL.replace("cores = 2", "cores = 2\nkeep_warm = 1") + LIMITS)
+    rig.run_until(lambda: "burst-0" in rig.states())
+    rig.run_until(lambda: paid_until(rig, "burst-0") - LEAVES_S < rig.loop.wall(), timeout_s=4 * 3600.0)
+    rig.run_for(600.0)
+    job = rig.submit(nodes=1, duration_s=3000.0, run_s=2900.0)
+    rig.run_until(lambda: rig.flux.state(job).name == "RUN")
+    other = rig.submit(nodes=1, duration_s=600.0, run_s=500.0)
+    rig.run_until(lambda: rig.flux.state(other).name == "RUN")
+    rig.run_for(60.0)
+    assert {rig.states()[host] for host in (*rig.hosts(job), *rig.hosts(other))} == {NodeState.JOINED}
