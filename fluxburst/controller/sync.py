@@ -220,6 +220,8 @@ def _concerns_others(world: World, job: Job, event: JobEvent) -> bool:
         return True
     verdict = job.verdict
     if job.allocated_at is not None:
+        if any(world.plan.kept.values()):
+            return True  # what was kept back for it is free again
         booked = verdict is not None and {*verdict.hosts}
         return bool(booked) and booked != {share.host for share in job.allocation}
     if not job.pending:

@@ -223,3 +223,17 @@ def test_a_warm_node_beyond_its_reservation_is_not_drained_under_the_job_that_it
     rig.run_until(lambda: rig.flux.state(other).name == "RUN")
     rig.run_for(60.0)
     assert {rig.states()[host] for host in (*rig.hosts(job), *rig.hosts(other))} == {NodeState.JOINED}
+
+
+def test_what_was_kept_back_is_free_again_as_soon_as_the_jobs_have_started(make_rig: MakeRig) -> None:
+    rig = site(make_rig, POOL + "\n[limits]\nusd_per_day = 1.5\n")
+    long = rig.submit(cores=1, duration_s=7200.0, run_s=7000.0)
+    rig.run_until(lambda: len(rig.states()) == 1)
+    short = rig.submit(nodes=1, duration_s=300.0, run_s=20.0)
+    rig.run_for(10.0)
+    verdict = rig.service.world.jobs[short].verdict
+    assert verdict is not None
+    assert "as Flux may start it beside others' jobs" in verdict.reason
+    rig.run_until(lambda: rig.flux.state(long).name == "RUN")
+    rig.run_for(5.0)
+    assert len(rig.states()) == 2
