@@ -573,6 +573,10 @@ class Draft:
         self._take(account, pool, 0, amount)
         return None
 
+    def left_usd(self, account: Account, pool: str) -> float:
+        """How many dollars the tightest cap leaves; infinite where none holds."""
+        return min((meter.left / _DOLLAR for meter in self._of(account, pool)[1]), default=math.inf)
+
     def capped(self, pool: str) -> bool:
         """Whether a dollar cap holds for everyone in this pool: one in all, of the pool or of its provider."""
         return bool(self._of(NOBODY, pool)[1])

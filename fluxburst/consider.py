@@ -300,7 +300,7 @@ class _Line(Packer):
         )
         told = Told(self._verdicts)
         self._begin(moment, told)
-        work = _Inquiry(moment, self._pools, self._facts)
+        work = _Inquiry(moment, self._pools, self._facts, self._blocked)
         self._set_aside(moment, work, told)
         if self._take_back(self._mine):
             self._waiting[self._mine] = request

@@ -21,6 +21,8 @@ class No:
     ``scarce`` is the number of nodes that other jobs have and that this one lacks; ``everywhere`` that nodes of other
     pools are in its way, too; ``money`` that others spent what it lacks. ``cap`` is what forbids it; ``needed`` is what
     the job would take of it, or of the ``left`` nodes. These change from moment to moment, so no verdict names them.
+    ``hosts`` means that too few of the declared hosts are free, whatever else; ``stock`` that its provider has too few
+    nodes, and is asked again.
     """
 
     reason: str
@@ -33,6 +35,8 @@ class No:
     cap: Cap | None = None
     needed: float = 0.0
     left: float | None = None
+    hosts: bool = False
+    stock: bool = False
 
 
 def closed_pool(state: PoolState) -> No:

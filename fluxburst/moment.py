@@ -181,6 +181,9 @@ class Draft(Protocol):
     def extend(self, account: Account, pool: str, usd: float | None) -> Cap | None:
         """Reserve more for nodes that are there, unless a cap forbids it, which is returned then."""
 
+    def left_usd(self, account: Account, pool: str) -> float:
+        """How many dollars the tightest cap leaves; infinite where none holds."""
+
     def capped(self, pool: str) -> bool:
         """Whether a dollar cap holds for everyone in this pool: one in all, of the pool or of its provider."""
 
@@ -256,8 +259,9 @@ class Plan:
     """``asks`` are the questions that have to be answered before ``undecided`` jobs get more than a passing verdict.
 
     ``verdicts`` has one for every request, and may be the planner's own mapping, see :class:`Planner`. ``changed`` are
-    the jobs whose verdict differs from the one in the planner's plan before. ``booked`` is every host that some verdict
-    counts on. ``again_at`` is when time alone may change something. ``unmet`` are the pools whose warm nodes could not
+    the jobs whose verdict differs from the one in the planner's plan before. ``watches`` are the questions that are to
+    be asked again before their answers are too old, as somebody waits for others. ``booked`` is every host that some
+    verdict counts on. ``again_at`` is when time alone may change something. ``unmet`` are the pools whose warm nodes could not
     all be had, with the reason. ``kept`` is what is kept back in each pool for what Flux's choice of nodes may cost, in
     dollars.
     """
@@ -267,6 +271,7 @@ class Plan:
     purchases: tuple[Purchase, ...] = ()
     extensions: tuple[Extension, ...] = ()
     asks: frozenset[tuple[str, Demand]] = frozenset()
+    watches: Collection[tuple[str, Demand]] = ()
     undecided: frozenset[JobId] = frozenset()
     booked: Collection[Host] = frozenset()
     again_at: float | None = None

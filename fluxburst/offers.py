@@ -30,6 +30,8 @@ from fluxburst.moment import Quote
 
 ANSWER_TTL_S = 30.0
 """How long an offer may be bought on before its provider is asked again."""
+ANSWER_RENEWED_S = 25.0
+"""Where jobs wait for what a provider has, it is asked again before its answer is too old."""
 ANSWER_KEPT_S = 3600.0
 """How long an answer is kept to be shown, and a refusal for good is believed."""
 PAST_RETRY_S = 1.0
@@ -433,7 +435,7 @@ class OfferBook:
         self._pools = pools
         self._order_offers = order_offers
         self.version = 0
-        """Grows with every answer."""
+        """Grows with every answer that says something new, or that is there again after one that was too old."""
         self._sold: Counter[Key] = Counter()
         """Nodes ordered of an offer since its provider last answered."""
         self.sales = 0
@@ -441,10 +443,10 @@ class OfferBook:
         self._entries: dict[tuple[str, Demand], _Entry] = {}
         self._batches: dict[Answers, _Batch] = {}
 
-    def put(self, provider: str, demand: Demand, at: float, answers: Sequence[Offer | Refusal]) -> None:
-        """Take in what a provider answered to a demand (as :func:`asked_as` has it)."""
-        self.version += 1
-        for key in [key for key in self._sold if key[1] == provider]:
+    def put(self, provider: str, demand: Demand, at: float, answers: Sequence[Offer | Refusal]) -> bool:
+        """Take in what a provider answered to a demand (as :func:`asked_as` has it), and say whether that is news."""
+        sold = [key for key in self._sold if key[1] == provider]
+        for key in sold:
             del self._sold[key]
             self.sales += 1
         given = tuple(answers)
@@ -452,11 +454,19 @@ class OfferBook:
         if batch is None:
             batch = self._batches[given] = _Batch(given)
         former = self._entries.get((provider, demand))
+        news = bool(sold) or former is None or former.batch is not batch or not _fresh(former, at)
+        self.version += news
         if former is not None and former.batch is batch:
             # the plugins are asked anew: their mind may have changed
             former.at, former.base = at, None
         else:
             self._entries[provider, demand] = _Entry(at, batch)
+        return news
+
+    def answered_at(self, provider: str, demand: Demand) -> float | None:
+        """When the answer to this was given that is kept."""
+        entry = self._entries.get((provider, demand))
+        return None if entry is None else entry.at
 
     def latest(self, now: float) -> list[tuple[float, Quote]]:
         """Every offer once, with when it was last made, whatever it was asked for; in order of preference."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -22,11 +23,14 @@ from fluxburst.moment import (
 )
 from fluxburst.pack import pack
 from fluxburst.rooms import PoolRooms
-from fluxburst.work import Facts, Kin, Outcome, Place, Work, served_by
+from fluxburst.work import Blocked, Facts, Kin, Outcome, Place, Work, served_by
 
 AT_HOME = "home is expected to start it soon enough"
 PATIENCE_S = 60.0
 """So long after home was first expected to start a job it is believed; it may be held up by what no forecast knows."""
+
+DOUBTS_S = 30.0
+"""Those that home has kept waiting for longer are looked for so often."""
 
 KNOWN = 100_000
 """So many shapes are remembered, those of ended jobs among them, before all are forgotten."""
@@ -66,14 +70,16 @@ class Packer:
         self._verdicts: dict[JobId, Verdict] = {}
         self._facts: dict[int, Facts] = {}
         """What is known of shapes; it rests on what pools declare and on the rules, which do not change."""
+        self._blocked: dict[Kin, Blocked] = {}
 
     def plan(self, moment: Moment) -> Plan:
         """See :class:`fluxburst.moment.Planner`."""
         told = Told(self._verdicts)
         if len(self._facts) > KNOWN:
             self._facts.clear()
+            self._blocked.clear()
         self._begin(moment, told)
-        work = Work(moment, self._pools, self._facts)
+        work = Work(moment, self._pools, self._facts, self._blocked)
         self._set_aside(moment, work, told)
         askers = self._stay_home(moment, work, told)
         outcome = pack(work, askers)
@@ -85,6 +91,7 @@ class Packer:
             purchases=tuple(work.purchases()),
             extensions=tuple(work.extensions()),
             asks=frozenset(work.asks),
+            watches=work.watches,
             undecided=frozenset(undecided),
             booked=frozenset(host for pool in self._pools.values() for host in pool.booked(moment.now, self._kept)),
             again_at=min((at for at in work.untils if at > moment.now), default=None),
@@ -231,8 +238,9 @@ class Packer:
         for kin, aside in list(self._aside.items()):
             shortest = aside.shortest or min(aside.jobs.values(), key=duration_s)
             aside.shortest = shortest
-            verdict = work.forbidden(shortest.shape)
-            if verdict is None or verdict != self._verdicts[shortest.job_id]:
+            before = self._verdicts[shortest.job_id]
+            verdict = work.forbidden(shortest.shape, before)
+            if verdict is None or (verdict is not before and verdict != before):
                 self._waiting.update(aside.jobs)
                 for job in aside.jobs:
                     del self._kin[job]
@@ -314,7 +322,8 @@ class Packer:
             return False
         if promised_at is None:
             promised_at = self._promised[request.job_id] = start_at
-        work.untils.add(max(start_at, promised_at + PATIENCE_S, work.now + 1.0))
+        doubted_at = max(start_at, promised_at + PATIENCE_S)
+        work.untils.add(math.ceil(doubted_at / DOUBTS_S) * DOUBTS_S)  # many are looked at together
         return True
 
 

@@ -306,6 +306,8 @@ class PoolRooms:
 
     def may_hold(self, take: Take) -> bool:
         """Whether :meth:`candidates` are worth asking for: some node may have enough free."""
+        if take.whole:
+            return (self.state.cores, self.state.gpus) in self._buckets
         return bool(self._keys) and self._keys[-1] >= (take.cores, take.gpus)
 
     def candidates(self, take: Take, hosts: frozenset[Host] | None) -> Iterator[Room]:

@@ -24,7 +24,7 @@ from fluxburst.fit import (
     slots_on,
 )
 from fluxburst.jobid import f58
-from fluxburst.model import Demand, Host, JobId, Refusal, Shrink, Verdict, VerdictKind
+from fluxburst.model import Account, Demand, Host, JobId, Refusal, Shrink, Verdict, VerdictKind
 from fluxburst.moment import (
     NOBODY,
     Extension,
@@ -150,20 +150,51 @@ class Facts:
     """The most that one job may cost, and who says so."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Jobs that are alike, and take from ``least_s`` to ``most_s``, have no place in this attempt."""
+
+    least_s: float
+    most_s: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Jobs of a kin, those that take ``least_s`` or longer, that lacked hosts, or what a cap leaves, in every pool.
+
+    ``lacked`` tells by pool what the cheapest node would have reserved, the soonest join, and the answers that say so.
+    As long as these stand, few numbers tell whether that is still so.
+    """
+
+    least_s: float
+    lacked: dict[str, tuple[float | None, float, object]]
+
+
 class Work:
     """One plan in the making."""
 
-    def __init__(self, moment: Moment, pools: Mapping[str, PoolRooms], facts: dict[int, Facts]) -> None:
+    def __init__(
+        self,
+        moment: Moment,
+        pools: Mapping[str, PoolRooms],
+        facts: dict[int, Facts],
+        blocked: dict[Kin, Blocked],
+    ) -> None:
         self.moment = moment
         self.now = moment.now
         self.rules = moment.rules
         self.pools = pools
         self.asks: set[tuple[str, Demand]] = set()
+        self.watches: set[tuple[str, Demand]] = set()
+        """The questions to whose answers somebody waits for another one."""
         self.untils: set[float] = set()
         self._facts = facts
+        self._blocked = blocked
         self._seats: dict[tuple[Seat, tuple[str, ...]], Seated] = {}
         self._answers: dict[int, Answers] = {}
         self._estimates: dict[int, tuple[float, float | None]] = {}
+        self._estimating = self._on_old = False
         self._hopeless: dict[object, dict[str, No]] = {}
         """Why there is no place for what is alike, as long as nothing was given away in this plan."""
         self._kept = {
@@ -172,6 +203,8 @@ class Work:
         """What is kept back for what Flux's choice of nodes may cost those that were placed before."""
         for name, usd in self._kept.items():
             moment.draft.keep(name, usd)
+        self._lefts: dict[tuple[Account, str], float] = {}
+        """What the caps leave to an account in a pool before anybody gets anything, in dollars."""
         self._mark = moment.draft.mark()
         self._way = Way(())
         self.scanty = False
@@ -188,7 +221,8 @@ class Work:
         self._barred: dict[tuple[Host, object], float] = {}
         """The rooms that cannot be paid for any longer on an account, by jobs that take so long, or longer."""
         self._bought_until: dict[Host, float] = {}
-        self._failed: dict[object, Verdict] = {}
+        self._failed: dict[Kin, Failure] = {}
+        self._shortest: dict[Kin, Facts] = {}
         self.kept = dict(self._kept)
         """What is kept back now, by pool, in dollars; only where a cap holds."""
         self._reserved: tuple[frozenset[str], float, JobId, int | None] | None = None
@@ -268,8 +302,7 @@ class Work:
     def _serve(self, shape: Shape, jobs: Sequence[JobId], outcome: Outcome, reserve: bool) -> None:
         facts, done = self.facts(shape), 0
         while done < len(jobs):
-            key = shape if self._reserved is not None else facts.alike
-            verdict = self._failed.get(key) or self._failed.get((key, facts.duration_s)) if self._failed else None
+            verdict = self._failed_before(facts)
             if verdict is None:
                 found = self._known_no(facts, outcome) or self.option(facts, len(jobs) - done)
                 if isinstance(found, Option):
@@ -280,11 +313,44 @@ class Work:
                 if reserve and self._reserved is None and self._reserve(facts, jobs[done], found, verdict, outcome):
                     done += 1
                     continue
-                self._failed[(key, facts.duration_s) if _is_money(found) else key] = verdict
+                self._fails(facts, found, verdict)
             rest = jobs[done:]
             outcome.decide(rest, verdict)
             outcome.homeless += len(rest)
             return
+
+    def _failed_before(self, facts: Facts) -> Verdict | None:
+        """The verdict of an earlier job of this attempt, where this one has no place for the same reason."""
+        failure = self._failed.get(facts.alike)
+        if failure is None or not failure.least_s <= facts.duration_s <= failure.most_s:
+            return None
+        return failure.verdict
+
+    def _fails(self, facts: Facts, nos: Mapping[str, No], verdict: Verdict) -> None:
+        """Remember that there is no place for a job.
+
+        Where time or money is in its way, those that take longer have none either. Where not even the shortest that is
+        alike has one, none of them has, which spares a look at each: a queue that waits for others is mostly alike.
+        """
+        duration_s = facts.duration_s
+        if any(_names_usd(no) for no in nos.values()):
+            self._failed[facts.alike] = Failure(duration_s, duration_s, verdict)
+            return
+        least_s = duration_s if self._reserved is not None or _is_money(nos) else 0.0
+        if least_s:
+            shortest = self._shortest_of(facts.alike)
+            if shortest.duration_s < least_s and not isinstance(self.option(shortest, 1), Option):
+                least_s = shortest.duration_s
+        self._failed[facts.alike] = Failure(least_s, _INF, verdict)
+
+    def _shortest_of(self, kin: Kin) -> Facts:
+        if not self._shortest:
+            for batch in self._way.batches:
+                facts = self.facts(batch.shape)
+                known = self._shortest.get(facts.alike)
+                if known is None or facts.duration_s < known.duration_s:
+                    self._shortest[facts.alike] = facts
+        return self._shortest[kin]
 
     def _known_no(self, facts: Facts, outcome: Outcome) -> dict[str, No] | None:
         """What :meth:`estimate` has found out, if that still holds.
@@ -303,18 +369,45 @@ class Work:
         """
         return self._hopeless.get(facts.alike) or self._hopeless.get((facts.alike, facts.duration_s))
 
-    def forbidden(self, shape: Shape) -> Verdict | None:
+    def forbidden(self, shape: Shape, before: Verdict | None = None) -> Verdict | None:
         """The verdict of a shape that caps in dollars forbid before anything is given to anybody.
 
-        None where something else is in its way, or nothing.
+        None where something else is in its way, or nothing. ``before`` is what was said last, in those words.
         """
         facts = self.facts(shape)
+        if before is not None and self._still_forbidden(facts, before):
+            return before
         if self.estimate(shape)[0] < _INF:
             return None
         nos = self._nos(facts)
         if nos is None or not _is_money(nos) or is_asking(nos) or any(no.scarce for no in nos.values()):
             return None
         return self._refusal(facts, nos)
+
+    def _still_forbidden(self, facts: Facts, before: Verdict) -> bool:
+        """Whether dollars are still what is lacking in every pool, as :meth:`_still_blocked` would find out."""
+        blocked = self._blocked.get(facts.alike)
+        if blocked is None or facts.duration_s < blocked.least_s or not blocked.lacked:
+            return False
+        if before.until_at is not None and before.until_at <= self.now:
+            return False
+        if self._may_have_room(facts):
+            return False
+        market, account = self.moment.market, facts.shape.account
+        for pool, fit in facts.fits:
+            state = pool.state
+            each, _, answers = blocked.lacked.get(state.name, (None, 0.0, None))
+            if each is None or state.closed:
+                return False
+            left = self._lefts.get((account, state.name))
+            if left is None:
+                left = self._lefts[account, state.name] = self.moment.draft.left_usd(account, state.name)
+            enough = left >= each * fit.count - 1e-6
+            if enough or answers is not market.quotes(state.provider, facts.asked, old=True):
+                return False
+        if before.until_at is not None:
+            self.untils.add(before.until_at)
+        return True
 
     def _serve_early(self, shape: Shape, request: Request, outcome: Outcome) -> None:
         """A job whose ``burst.wait`` has not passed takes what is there, and buys nothing."""
@@ -335,6 +428,71 @@ class Work:
 
     def option(self, facts: Facts, jobs: int) -> Option | dict[str, No]:
         """The best place for the next of so many jobs, or each pool's reason why there is none."""
+        nos = self._still_blocked(facts)
+        if nos is not None:
+            return nos
+        found = self._option(facts, jobs)
+        if not isinstance(found, Option):
+            self._remember(facts, found)
+        return found
+
+    def _still_blocked(self, facts: Facts) -> dict[str, No] | None:
+        """Each pool's reason, where there was no place in an earlier plan and what was lacking then still is.
+
+        A queue that waits for hosts or money is mostly this: it is not worth working out again what each offer costs.
+        """
+        blocked = self._blocked.get(facts.alike)
+        if blocked is None or facts.duration_s < blocked.least_s or self._may_have_room(facts):
+            return None
+        nos = dict(facts.unfit)
+        for pool, fit in facts.fits:
+            name = pool.state.name
+            if pool.state.closed:
+                nos[name] = closed_pool(pool.state)
+                continue
+            each, join_s, answers = blocked.lacked.get(name, (None, 0.0, ()))
+            no, _ = self._lacks(pool, fit, facts, fit.count, each, self.now + join_s + facts.duration_s)
+            if no is None or no.lasting:
+                return None
+            old = self._estimating or no.money  # as for who is told so the first time
+            if answers is not self.moment.market.quotes(pool.state.provider, facts.asked, old=old):
+                return None
+            nos[name] = no
+        return nos
+
+    def _remember(self, facts: Facts, nos: Mapping[str, No]) -> None:
+        """Keep what :meth:`_still_blocked` needs, where that will do."""
+        self._blocked.pop(facts.alike, None)
+        if self._may_have_room(facts):
+            return
+        lacked: dict[str, tuple[float | None, float, object]] = {}
+        for pool, fit in facts.fits:
+            name = pool.state.name
+            if pool.state.closed:
+                continue
+            if not nos[name].hosts and nos[name].cap is None:
+                return
+            answers = self.moment.market.quotes(pool.state.provider, facts.asked, old=True)
+            quotes, _ = self._told(pool.state, facts, answers)
+            if not quotes:
+                return
+            costs = [self._reserved_usd(pool.state, quote.offer.usd_per_node_hour, facts) for quote in quotes]
+            each = None if None in costs else min(cost for cost in costs if cost is not None)
+            join_s = min(quote.join_s for quote in quotes)
+            no, _ = self._lacks(pool, fit, facts, fit.count, each, self.now + join_s + facts.duration_s)
+            if no is None or no.lasting:
+                return
+            lacked[name] = each, join_s, answers
+        self._blocked[facts.alike] = Blocked(facts.duration_s, lacked)
+
+    def _may_have_room(self, facts: Facts) -> bool:
+        """Whether a part of some job may have room on what is there, or was bought in this plan."""
+        for pool, fit in facts.fits:
+            if pool.may_hold(fit.take):
+                return True
+        return any(pool.may_hold(fit.take) for pool, fit in facts.spreads)
+
+    def _option(self, facts: Facts, jobs: int) -> Option | dict[str, No]:
         there = self._on_fleet(facts)
         apart = self._way.apart and there is not None and len(there.rooms) > 1
         if there is not None and not (apart and all(room.node is None for room, _ in there.rooms)):
@@ -480,7 +638,12 @@ class Work:
 
     def _offers(self, state: PoolState, facts: Facts) -> tuple[list[Quote], No | None]:
         """The pool's quotes in order of preference, and the provider's no, where it said that."""
-        return self._told(state, facts, self.moment.market.quotes(state.provider, facts.asked))
+        market = self.moment.market
+        answers = market.quotes(state.provider, facts.asked)
+        if answers is None and self._estimating:
+            answers = market.quotes(state.provider, facts.asked, old=True)
+            self._on_old = self._on_old or answers is not None
+        return self._told(state, facts, answers)
 
     def _told(
         self, state: PoolState, facts: Facts, answers: Sequence[Quote | Refusal] | None
@@ -544,6 +707,7 @@ class Work:
                     scarce=count if count <= (quote.offer.nodes_left or 0) else 0,
                     needed=count,
                     left=left,
+                    stock=True,
                 )
             parts, join_s = [(quote, left), (rest, count - left)], max(join_s, rest.join_s)
         start_at = self.now + join_s
@@ -558,26 +722,14 @@ class Work:
         if no is not None:
             return no
         reserved = self._reserved_usd(pool.state, dearest, facts)
-        allowed, cap = self.moment.draft.allowed(facts.shape.account, pool.state.name, reserved)
-        over = over_cap(cap, count, allowed, reserved) if allowed < count else None
-        room = pool.orderable_count(fit.hosts)
-        if room < count and (over is None or not over.lasting):
-            declared = len(pool.state.declared) if fit.hosts is None else len(fit.hosts)
-            return self._kept_for_another(pool, end_at, room - count) or No(
-                f"too few of its {declared} hosts are free",
-                lasting=False,
-                scarce=count - room,
-                fix=f"wait for other jobs to end, or declare more hosts in [pool.{pool.state.name}] hosts",
-                needed=count,
-                left=room,
-            )
-        no = over or self._kept_for_another(pool, end_at, min(allowed, room) - count)
+        no, most = self._lacks(pool, fit, facts, count, reserved, end_at)
+        no = no or self._kept_for_another(pool, end_at, most - count)
         no = no or (None if rooms else self._exposed(pool, fit, parts, facts, end_at, 1))
         if no is not None:
             return no
         serves = 1
         if not rooms and len(parts) == 1:
-            most = min(allowed, room, allowed if left is None else left)
+            most = most if left is None else min(most, left)
             serves = min(jobs, most // count) if fit.count > 1 else min(jobs, most * fit.sharing)
             needed = count * serves if fit.count > 1 else -(-serves // fit.sharing)
             if serves > 1 and self._exposed(pool, fit, [(quote, needed)], facts, end_at, serves) is not None:
@@ -585,6 +737,31 @@ class Work:
             usd = None if usd is None else usd / count * needed
             parts = [(quote, needed)]
         return Option(pool, fit, rooms, start_at, usd, parts, serves)
+
+    def _lacks(
+        self, pool: PoolRooms, fit: Fit, facts: Facts, count: int, usd_per_node: float | None, end_at: float
+    ) -> tuple[No | None, int]:
+        """Whether caps or too few hosts forbid so many new nodes, and how many there may be."""
+        allowed, cap = self.moment.draft.allowed(facts.shape.account, pool.state.name, usd_per_node)
+        over = over_cap(cap, count, allowed, usd_per_node) if allowed < count else None
+        room = pool.orderable_count(fit.hosts)
+        if room >= count or (over is not None and over.lasting):
+            return over, min(allowed, room)
+        kept = self._kept_for_another(pool, end_at, room - count)
+        if kept is not None:
+            kept.hosts = True
+            return kept, min(allowed, room)
+        declared = len(pool.state.declared) if fit.hosts is None else len(fit.hosts)
+        no = No(
+            f"too few of its {declared} hosts are free",
+            lasting=False,
+            scarce=count - room,
+            fix=f"wait for other jobs to end, or declare more hosts in [pool.{pool.state.name}] hosts",
+            needed=count,
+            left=room,
+            hosts=True,
+        )
+        return no, min(allowed, room)
 
     def _left(self, quote: Quote) -> int | None:
         """How many nodes of an offer this plan may still buy; None where the provider sets no limit."""
@@ -648,15 +825,20 @@ class Work:
         return _sum(_usd(self._price(room.price), end_at - max(room.end, self.now)) for room, _ in chosen)
 
     def estimate(self, shape: Shape) -> tuple[float, float | None]:
-        """When one more job of this shape would start if it burst, and for how much; infinite if it cannot."""
+        """When one more job of this shape would start if it burst, and for how much; infinite if it cannot.
+
+        Answers that are too old to be bought on will do for that: who stays at home need not ask for others.
+        """
         found = self._estimates.get(id(shape))
         if found is None:
             facts, found = self.facts(shape), (_INF, None)
             if self._nos(facts) is None:
+                self._estimating, self._on_old = True, False
                 option = self.option(facts, 1)
+                self._estimating = False
                 if isinstance(option, Option):
                     found = option.start_at, option.usd
-                else:
+                elif not self._on_old:
                     self._hopeless[(facts.alike, facts.duration_s) if _is_money(option) else facts.alike] = option
             self._estimates[id(shape)] = found
         return found
@@ -944,8 +1126,10 @@ class Work:
         fix = "; ".join(f"{name}: {fixes[name]}" for name in told if name in fixes)
         reason = "; ".join(f"{name}: {no.reason}" for name, no in told.items())
         until = min((no.until_at for no in passing.values() if no.until_at is not None), default=None)
-        if until is not None:
-            self.untils.add(until)
+        self.untils.update(no.until_at for no in passing.values() if no.until_at is not None and not no.stock)
+        for name, no in passing.items():
+            if no.stock:
+                self.watches.add((self.pools[name].state.provider, facts.asked))
         kind = VerdictKind.WAIT if passing else VerdictKind.REFUSED
         return Verdict(kind, reason, until_at=until, pool_reasons=reasons, fix=fix)
 
@@ -985,6 +1169,11 @@ class Work:
 def _is_money(nos: Mapping[str, No]) -> bool:
     """Whether a cap in dollars has to do with it."""
     return any(no.cap is not None and no.cap.unit == "usd" for no in nos.values())
+
+
+def _names_usd(no: No) -> bool:
+    """Whether a reason tells what this very job would cost."""
+    return no.lasting and no.cap is not None and no.cap.unit == "usd"
 
 
 def _buying(parts: Sequence[tuple[Quote, int]], jobs: int) -> str:

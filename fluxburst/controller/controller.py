@@ -99,8 +99,10 @@ class Controller:
                     self._due[self._compares] = now
             sync.apply(world, tick, event, self._choose)
         launch.settle_probes(world)
-        if world.plan_due or world.window:
-            self._due[self._plans] = now
+        plan_at = now if world.plan_due or world.window else world.plan_again_at
+        if plan_at is not None:
+            planned_at = self._due[self._plans]
+            self._due[self._plans] = plan_at if planned_at is None else min(plan_at, planned_at)
         due_at = min(filter(None, self._due), default=None)
         if world.stale or (due_at is not None and due_at <= now):
             due_at = self._run(world, tick)

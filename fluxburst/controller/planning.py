@@ -13,7 +13,7 @@ from fluxburst.controller.launch import record_order
 from fluxburst.controller.world import Job, Tick, World, our_drain
 from fluxburst.model import Demand, Host, JobId, NodeRecord, Verdict, VerdictKind
 from fluxburst.moment import FleetNode, Home, Moment, Plan, Planner, PoolState, Request, Rules, Shape
-from fluxburst.offers import ANSWER_KEPT_S, ANSWER_TTL_S
+from fluxburst.offers import ANSWER_KEPT_S, ANSWER_RENEWED_S, ANSWER_TTL_S
 from fluxburst.states import COMING, NodeState
 
 FREE, NOT_FREE = True, False
@@ -29,6 +29,8 @@ class PlanStage:
         self._dry_run = dry_run
         self._view = View()
         self._told: frozenset[object] = frozenset()
+        self._watched: Plan | None = None
+        self._watch_at: float | None = None
         self._refused: set[JobId] = set()
 
     def __call__(self, world: World, tick: Tick) -> None:
@@ -43,10 +45,12 @@ class PlanStage:
                 tick.do(fx.Ask(pool.provider, standing))
         _ask(tick, world.asks)
         world.asks = set()
+        self._watch(world, tick)
         if world.plan_due:
             world.plan_due = False
             if self._concerns_nobody(world):
-                tick.at(world.plan_again_at)
+                if tick.at(world.plan_again_at):
+                    world.plan_again_at = None
             else:
                 self._plan(world, tick)
 
@@ -129,6 +133,22 @@ class PlanStage:
                 )
         # a provider that is asked again does not make it new
         self._told = told | self._told if plan.undecided else told
+
+    def _watch(self, world: World, tick: Tick) -> None:
+        """Ask again what somebody waits for another answer to: only one that says something new makes a plan."""
+        if world.plan is not self._watched:
+            self._watched, self._watch_at = world.plan, 0.0 if world.plan.watches else None
+        if not tick.at(self._watch_at):
+            return
+        times: list[float] = []
+        for provider, demand in sorted(world.plan.watches, key=repr):
+            answered_at = world.book.answered_at(provider, demand)
+            if answered_at is not None and answered_at + ANSWER_RENEWED_S <= tick.now:
+                tick.do(fx.Ask(provider, demand))
+                answered_at = tick.now
+            times.append(tick.now if answered_at is None else answered_at)
+        self._watch_at = min(times) + ANSWER_RENEWED_S
+        tick.at(self._watch_at)
 
     def _look_again(self, world: World, tick: Tick, plan: Plan) -> None:
         untils = [] if plan.again_at is None else [plan.again_at]

@@ -24,6 +24,8 @@ from fluxburst.offers import scope_key
 from fluxburst.select import candidate, is_burstable
 from fluxburst.states import COMING, NodeState, Why
 
+ANSWERS_S = 0.1
+"""So long the answers of providers that came first may wait for the others."""
 RETRY_FIRST_S = 1.0
 RETRY_MOST_S = 60.0
 RESUBMIT_TRIES = 10
@@ -67,6 +69,8 @@ def _expected(world: World, effect: fx.Effect) -> bool:
             return not world.untold
         case fx.ListNodes():
             return not world.in_state(NodeState.RELEASING)
+        case fx.Ask():
+            return True  # the next plan has been arranged for
     return False
 
 
@@ -324,7 +328,7 @@ def _done(world: World, tick: Tick, done: fx.Done) -> None:
                     world.stale = world.plan_due = True
                 world.listings[provider] = Listing(done.begun_at, done.at, tuple(done.result))
         case fx.Ask(provider, demand):
-            _answered(world, provider, demand, done)
+            _answered(world, tick, provider, demand, done)
         case fx.Move(job_id, queue):
             _moved(world, tick, job_id, queue, done)
         case fx.Memo(job_id, burst):
@@ -386,7 +390,7 @@ def _launched(world: World, tick: Tick, effect: fx.Launch, done: fx.Done) -> Non
     world.book.forget(effect.provider)
 
 
-def _answered(world: World, provider: str, demand: Any, done: fx.Done) -> None:
+def _answered(world: World, tick: Tick, provider: str, demand: Any, done: fx.Done) -> None:
     if done.error is None:
         answers = tuple(done.result)
     else:
@@ -396,8 +400,13 @@ def _answered(world: World, provider: str, demand: Any, done: fx.Done) -> None:
             for pool, table in world.config.pool.items()
             if table.provider == provider
         )
-    world.book.put(provider, demand, done.at, answers)
-    world.plan_due = True
+    if not world.book.put(provider, demand, done.at, answers) and not world.plan.undecided:
+        return
+    if tick.count(fx.Ask):
+        # the other answers are a moment away: one plan for all of them, but nobody waits long for a slow provider
+        world.plan_by(tick.now + ANSWERS_S)
+    else:
+        world.plan_due = True
 
 
 def _moved(world: World, tick: Tick, job_id: JobId, queue: str, done: fx.Done) -> None:

@@ -535,6 +535,10 @@ class World:
         )
         self.save_breakers()
 
+    def plan_by(self, at: float) -> None:
+        """Have a plan made by then."""
+        self.plan_again_at = at if self.plan_again_at is None else min(at, self.plan_again_at)
+
     def warm(self, pool: str) -> None:
         """A node of the pool serves: its failures are forgotten."""
         if self.breakers.serves(pool):

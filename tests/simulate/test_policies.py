@@ -49,6 +49,9 @@ class Purse:
         self.usd -= usd or 0.0
         return None
 
+    def left_usd(self, account: Account, pool: str) -> float:
+        return self.usd
+
     def capped(self, pool: str) -> bool:
         return False
 

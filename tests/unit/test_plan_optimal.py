@@ -46,6 +46,9 @@ class Unlimited:
     def extend(self, account: Account, pool: str, usd: float | None) -> Cap | None:
         return None
 
+    def left_usd(self, account: Account, pool: str) -> float:
+        return float("inf")
+
     def capped(self, pool: str) -> bool:
         return False
 

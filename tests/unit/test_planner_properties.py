@@ -120,6 +120,9 @@ class Purse:
         self._taken.append((account, pool, 0, usd or 0.0))
         return None
 
+    def left_usd(self, account: Account, pool: str) -> float:
+        return min((limit - self._usd(name) for name, limit in self._caps.of_usd(account)), default=float("inf"))
+
     def capped(self, pool: str) -> bool:
         return self._caps.usd is not None
 
