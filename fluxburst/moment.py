@@ -261,9 +261,9 @@ class Plan:
     ``verdicts`` has one for every request, and may be the planner's own mapping, see :class:`Planner`. ``changed`` are
     the jobs whose verdict differs from the one in the planner's plan before. ``watches`` are the questions that are to
     be asked again before their answers are too old, as somebody waits for others. ``booked`` is every host that some
-    verdict counts on. ``again_at`` is when time alone may change something. ``unmet`` are the pools whose warm nodes could not
-    all be had, with the reason. ``kept`` is what is kept back in each pool for what Flux's choice of nodes may cost, in
-    dollars.
+    verdict counts on, but for idle ones that are better given back until the jobs that want them can start.
+    ``again_at`` is when time alone may change something. ``unmet`` are the pools whose warm nodes could not all be had,
+    with the reason. ``kept`` is what is kept back in each pool for what Flux's choice of nodes may cost, in dollars.
     """
 
     verdicts: Mapping[JobId, Verdict]

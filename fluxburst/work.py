@@ -304,7 +304,9 @@ class Work:
         while done < len(jobs):
             verdict = self._failed_before(facts)
             if verdict is None:
-                found = self._known_no(facts, outcome) or self.option(facts, len(jobs) - done)
+                # who may have something kept for him needs to know how much he lacks by now
+                known = None if reserve and self._reserved is None else self._known_no(facts, outcome)
+                found = known or self.option(facts, len(jobs) - done)
                 if isinstance(found, Option):
                     done += self._take(facts, jobs, done, found, outcome)
                     continue
@@ -699,7 +701,10 @@ class Work:
             others = quotes[1:] if left and self._way.split else ()
             rest = next((other for other in others if self._has(other, count - left)), None)
             if rest is None:
-                return No(
+                # what we forbid ourselves comes first: then the provider need not be asked again and again
+                reserved = self._reserved_usd(pool.state, quote.offer.usd_per_node_hour, facts)
+                no, _ = self._lacks(pool, fit, facts, count, reserved, self.now + join_s + facts.duration_s)
+                return no or No(
                     f"the provider has too few of {quote.offer.instance_type} left",
                     lasting=False,
                     until_at=self.now + ANSWER_TTL_S,

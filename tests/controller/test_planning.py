@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fluxburst.model import JobId
+from fluxburst.moment import Plan
 from fluxburst.states import NodeState
-from tests.rig import Rig
+from tests.controller.conftest import MakeRig
+from tests.rig import POOL, Rig
 
 
 def refused(rig: Rig) -> JobId:
@@ -61,3 +63,32 @@ def test_a_place_that_comes_free_is_planned_with_for_a_job_that_started_elsewher
     rig.run_for(1)
     assert rig.hosts(second) == rig.hosts(first) == ("lead0",)
     assert not rig.service.world.plan.booked
+
+
+def test_who_waits_for_a_providers_stock_has_it_asked_again_and_only_news_make_a_plan(make_rig: MakeRig) -> None:
+    rig = make_rig(POOL + "stock = 2\n")
+    job = rig.submit(nodes=3)
+    rig.run_for(10)
+    assert "the provider has too few of" in rig.ask("explain", id=job)["verdict"]
+    plan, asked = rig.service.world.plan, len(rig.calls("offers"))
+    rig.run_for(300)
+    assert rig.service.world.plan is plan, "each answer was as the one before"
+    assert 10 <= len(rig.calls("offers")) - asked <= 13
+    assert rig.calls("launch") == []
+    rig.cloud.stock["burst"] = 3
+    rig.run_for(30)
+    assert len(rig.calls("launch")) == 1
+
+
+def test_answers_that_come_together_make_one_plan(rig: Rig) -> None:
+    jobs = [rig.submit(nodes=2, cores=cores) for cores in (1, 2)]
+    plans: list[Plan] = []
+
+    def served() -> bool:
+        plan = rig.service.world.plan
+        if not plans or plan is not plans[-1]:
+            plans.append(plan)
+        return rig.service.world.placed.keys() >= {*jobs}
+
+    rig.loop.run_until(served)
+    assert [len(plan.undecided) for plan in plans][-2:] == [2, 0], "none in which one is decided alone"

@@ -12,7 +12,7 @@ from fluxburst import config
 from fluxburst.budget import Draft, Ledger
 from fluxburst.fit import ASKING
 from fluxburst.model import Demand, Host, JobId, Offer, Refusal, VerdictKind
-from fluxburst.moment import FleetNode, Moment, Plan, PoolState, Quote, Request, Shape
+from fluxburst.moment import FleetNode, Moment, Plan, PoolState, Quote, Request, Rules, Shape
 from fluxburst.offers import asked_as
 from fluxburst.plan import Packer, describe
 
@@ -425,3 +425,14 @@ def test_a_verdict_is_told_in_one_line() -> None:
     assert describe(plan([TWO], [pool()], [offer(price=None)]).verdicts[JobId(1)], NOW) == (
         "burst: buying 2 of c2-large (pool c2)"
     )
+
+
+def test_for_a_gang_that_waits_as_much_is_kept_as_it_lacks_when_those_before_it_have_theirs() -> None:
+    """It is judged before anybody gets anything, too, as dollars are capped: then it lacks one node less."""
+    busy = tuple(FleetNode(Host(f"c2-{n}"), 0, 0, whole=False, up=True, end_at=NOW + 900, paid_until_at=NOW + 1200,
+                           usd_per_node_hour=0.5) for n in (0, 1))  # fmt: skip
+    where = pool(hosts=3, fleet=busy, free=(Host("c2-2"),))
+    one = Demand(1, 1, 4, exclusive=True, duration_s=3600.0)
+    made = plan([one, TWO], [where], limits="[limits]\nusd_per_day = 100", rules=Rules(capped=True))
+    assert made.verdicts[JobId(1)].hosts == ("c2-2",)
+    assert made.verdicts[JobId(2)].hosts == ("c2-0", "c2-1")

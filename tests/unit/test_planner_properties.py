@@ -490,7 +490,11 @@ def check_verdicts(case: Case, plan: Plan) -> None:
             assert not verdict.hosts
             assert [name for name, _ in verdict.pool_reasons] == list(request.shape.pools)
             assert all(reason for _, reason in verdict.pool_reasons)
-    assert set(plan.booked) == {host for verdict in plan.verdicts.values() for host in verdict.hosts}
+    counted = {host for verdict in plan.verdicts.values() for host in verdict.hosts}
+    certain = {host for verdict in plan.verdicts.values() if verdict.kind in PLACED for host in verdict.hosts}
+    idle = {node.host for pool in case.pools.values() for node in pool.fleet if node.up and not node.end_at}
+    assert certain <= set(plan.booked) <= counted
+    assert counted - set(plan.booked) <= idle, "idle nodes that only jobs wait for that wait for others, too"
 
 
 def check_capacity(case: Case, plan: Plan) -> None:
