@@ -9,7 +9,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import ssl
@@ -95,6 +94,7 @@ class ControlPlane:
         self._tokens: dict[str, tuple[str, str]] = {}
         self.url = f"https://127.0.0.1:{self.port}"
         self.ca = directory / "ca.crt"
+        self.server_certificate = (directory / "server.crt", directory / "server.key")
         self.kubeconfig = directory / f"{ADMIN}.kubeconfig"
 
     def __enter__(self) -> ControlPlane:
@@ -243,8 +243,8 @@ class ControlPlane:
             "--advertise-address=127.0.0.1",
             "--endpoint-reconciler-type=none",
             "--service-cluster-ip-range=10.96.0.0/16",
-            f"--tls-cert-file={self._directory / 'server.crt'}",
-            f"--tls-private-key-file={self._directory / 'server.key'}",
+            f"--tls-cert-file={self.server_certificate[0]}",
+            f"--tls-private-key-file={self.server_certificate[1]}",
             f"--token-auth-file={self._directory / 'tokens.csv'}",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-signing-key-file={self._directory / 'accounts.key'}",
@@ -331,11 +331,6 @@ def run_bound(command: Sequence[str], output: int, pass_fds: Sequence[int] = ())
         start_new_session=True,
         pass_fds=pass_fds,
     )
-
-
-def missing_tool() -> str:
-    """Which of the tools that start processes is not there; empty where all are."""
-    return next((tool for tool in ("setpriv", "unshare") if shutil.which(tool) is None), "")
 
 
 def _free_ports(count: int) -> list[int]:

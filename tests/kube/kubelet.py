@@ -28,6 +28,7 @@ from tests.kube.api import Api, Object, Watch
 from tests.kube.container import Container, Mount, StartError
 from tests.kube.content import Content, NotThere, expand
 from tests.kube.control_plane import ControlPlane
+from tests.kube.logs import LogServer
 
 RETRY_S = 0.2
 """Between two tries of what the API server or a missing object held up."""
@@ -48,7 +49,7 @@ class FakeNode:
         extended: Other resources, such as ``nvidia.com/gpu``.
         labels: Beside those that each node has.
         taints: As in its spec.
-        addresses: By their types, such as ExternalIP.
+        addresses: By their types, such as ExternalIP. Logs are asked for at the InternalIP.
         provider_id: As a cloud writes it.
     """
 
@@ -61,7 +62,12 @@ class FakeNode:
     addresses: Mapping[str, str] = field(default_factory=lambda: {"InternalIP": "127.0.0.1"})
     provider_id: str = ""
 
-    def manifest(self) -> Object:
+    def manifest(self, log_port: int) -> Object:
+        """The Node as its kubelet registers it.
+
+        Args:
+            log_port: Where the API server asks for the logs of its containers.
+        """
         resources = {"cpu": str(self.cores), "memory": self.memory, "pods": "110", **self.extended}
         spec: Object = {"taints": list(self.taints)}
         if self.provider_id:
@@ -82,6 +88,7 @@ class FakeNode:
             "status": {
                 "capacity": resources,
                 "allocatable": resources,
+                "daemonEndpoints": {"kubeletEndpoint": {"Port": log_port}},
                 "addresses": [{"type": kind, "address": address} for kind, address in self.addresses.items()],
                 "conditions": [_condition("Ready", True, "KubeletReady", "kubelet is posting ready status")],
             },
@@ -143,6 +150,7 @@ class Kubelet:
         self._numbers = itertools.count()
         self.logs = directory / "logs"
         self.logs.mkdir()
+        self._log_server = LogServer(*plane.server_certificate, self.log)
         self._thread = threading.Thread(target=self._follow, name="kubelet", daemon=True)
         self._thread.start()
 
@@ -162,12 +170,13 @@ class Kubelet:
         if watch:
             watch.close()
         self._thread.join()
+        self._log_server.close()
 
     def register(self, *nodes: FakeNode) -> None:
         """Let nodes join the cluster, and return when pods can be scheduled to them."""
         for node in nodes:
             self._nodes[node.name] = node
-            self.api.post("/api/v1/nodes", node.manifest())
+            self.api.post("/api/v1/nodes", node.manifest(self._log_server.port))
 
         def admitted(node: Object) -> bool:
             return all(taint["key"] != "node.kubernetes.io/not-ready" for taint in node["spec"].get("taints", ()))
@@ -437,16 +446,7 @@ class _Pod(threading.Thread):
 
     def run(self) -> None:
         try:
-            try:
-                self._live()
-            except _Evicted as evicted:
-                self._end(evicted)
-            while True:  # until it is deleted
-                self._next()
-        except _Deleted as deleted:
-            self._terminate(deleted.grace_s)
-            options = {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}}
-            self._persist(lambda: self._kubelet.api.delete(self.path, **options))
+            self._live_until_deleted()
         except _PoweredOff:
             pass
         finally:
@@ -457,6 +457,20 @@ class _Pod(threading.Thread):
             shutil.rmtree(self._directory, ignore_errors=True)
             self._kubelet.forget(self)
             self.gone.set()
+
+    def _live_until_deleted(self) -> None:
+        try:
+            try:
+                self._live()
+            except _Evicted as evicted:
+                self._end(evicted)
+            while True:
+                with contextlib.suppress(_Evicted):  # it has ended
+                    self._next()
+        except _Deleted as deleted:
+            self._terminate(deleted.grace_s)
+            options = {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}}
+            self._persist(lambda: self._kubelet.api.delete(self.path, **options))
 
     def _live(self) -> None:
         self._next(time.monotonic())  # it may have been deleted before it was seen
@@ -648,13 +662,13 @@ class _Pod(threading.Thread):
     def _end(self, evicted: _Evicted) -> None:
         """End it at once, for the node's sake; its object stays."""
         self._kill()
-        deleted: list[_Deleted] = []
+        again: list[_Deleted] = []
         while any(tracked.running for tracked in self._inits + self._mains):
             try:
                 if (exited := self._next()) is not None:
                     exited.container.ended(exited.code)
-            except _Deleted as told:
-                deleted.append(told)
+            except _Deleted as deleted:
+                again.append(deleted)
             except _Evicted:
                 continue
         self._phase = "Failed"
@@ -662,7 +676,7 @@ class _Pod(threading.Thread):
         target = _condition("DisruptionTarget", True, "TerminationByKubelet", evicted.message)
         self._report(*([target] if evicted.reason == "Evicted" else []))
         self._kubelet.make_event(self._manifest, evicted.reason, evicted.message)
-        for told in deleted:
+        for told in again:
             self.tell(told)
 
     def _kill(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import client
 
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane
@@ -161,6 +162,14 @@ def test_a_deleted_pod_ends_and_is_gone(api: Api, kubelet: Kubelet, space: Names
     api.wait_gone(space.pods, "deaf")  # killed after its grace period
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert kubelet.log(space.name, "polite") == "up\nbye\n"
+
+
+def test_logs_are_read_through_the_api_server(control_plane: ControlPlane, kubelet: Kubelet, space: Namespace) -> None:
+    space.run(pod("says", container("printf", "one\\ntwo\\n")))
+    space.ended("says", "Succeeded")
+    core = client.CoreV1Api(space.api.client)
+    assert core.read_namespaced_pod_log("says", space.name) == "one\ntwo\n"
+    assert core.read_namespaced_pod_log("says", space.name, tail_lines=1) == "two\n"
 
 
 def test_exit_codes_and_restart_policies(space: Namespace, kubelet: Kubelet) -> None:
