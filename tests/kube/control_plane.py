@@ -32,6 +32,9 @@ PATIENCE_S = 60.0
 LOOK_AGAIN_S = 0.02
 VALID = datetime.timedelta(days=1)
 
+# Who started it may have ended before it was bound to that.
+IF_STILL_BOUND = 'test "$PPID" = "$0" && exec "$@"'
+
 AUDIT_POLICY = """
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -123,40 +126,31 @@ class ControlPlane:
         (self._directory / "audit-policy.yaml").write_text(AUDIT_POLICY)
         self.write_kubeconfig(self.kubeconfig, self._tokens[ADMIN][0])
         self._start_etcd()
-        self._start_api_server()
-        self._await_ready()
-        self._start_controllers()
-        self._start_scheduler()
+        self._start_on_etcd()
 
     def stop(self) -> None:
         """End everything at once."""
-        for process in self._processes.values():
-            process.kill()  # what is stopped by SIGSTOP ends by this, too
-        for process in self._processes.values():
-            process.wait()
-        self._processes.clear()
+        self._end(*reversed(self._processes))
 
     def pause(self, *, hang: bool = False) -> None:
-        """Take the API server away.
+        """Take the API server away, from one thread, until `resume`.
 
         Args:
             hang: Let it accept connections and never answer, instead of refusing them.
         """
-        process = self._processes["kube-apiserver"]
         if hang:
-            process.send_signal(signal.SIGSTOP)
+            self._processes["kube-apiserver"].send_signal(signal.SIGSTOP)
         else:
-            process.kill()
-            process.wait()
+            # The controllers would ask ever less often, and be half a minute late after it is back.
+            self._end("kube-scheduler", "kube-controller-manager", "kube-apiserver")
 
     def resume(self) -> None:
         """Bring the API server back at its old address, and return when it is ready."""
-        process = self._processes["kube-apiserver"]
-        if process.poll() is None:
+        if process := self._processes.get("kube-apiserver"):
             process.send_signal(signal.SIGCONT)
+            self._await_ready()
         else:
-            self._start_api_server()
-        self._await_ready()
+            self._start_on_etcd()
 
     def kubeconfig_of(self, user: str) -> Path:
         """The kubeconfig of one of the control plane's own users, such as ``kubelet``."""
@@ -220,6 +214,19 @@ class ControlPlane:
             kilobytes = re.search(r"VmRSS:\s+(\d+)", status)
             found[name] = int(kilobytes[1]) / 1000 if kilobytes else 0.0
         return found
+
+    def _end(self, *names: str) -> None:
+        processes = [self._processes.pop(name) for name in names]
+        for process in processes:
+            process.kill()  # what is stopped by SIGSTOP ends by this, too
+        for process in processes:
+            process.wait()
+
+    def _start_on_etcd(self) -> None:
+        self._start_api_server()
+        self._await_ready()
+        self._start_controllers()
+        self._start_scheduler()
 
     def _start_etcd(self) -> None:
         address = f"http://127.0.0.1:{self._etcd_port}"
@@ -324,7 +331,7 @@ def run_bound(command: Sequence[str], output: int, pass_fds: Sequence[int] = ())
     A terminal's Ctrl-C does not reach it: it is ended in order by who started it.
     """
     return subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", *command],
+        ["setpriv", "--pdeathsig", "KILL", "sh", "-c", IF_STILL_BOUND, str(os.getpid()), *command],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
