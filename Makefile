@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 DISTRIBUTIONS := . ./plugins/local ./mock
 SOURCES := fluxburst plugins mock tests examples bench docs
 
-.PHONY: help demo test check format docs lock wheels clean
+.PHONY: help demo test check format docs lock wheels kube-assets clean
 
 help:
 	@echo "make demo    a burst on a private Flux instance, or on the mock where there is no Flux"
@@ -14,6 +14,7 @@ help:
 	@echo "make check   lint, types, import layers, docs in step with code"
 	@echo "make format  reformat; make docs: regenerate the reference; make lock: renew requirements/dev.txt"
 	@echo "make wheels  build all distributions into dist/"
+	@echo "make kube-assets  build the Kubernetes control plane that its tests need, once for this machine (Go 1.26, ten minutes)"
 
 $(READY): requirements/dev.txt pyproject.toml $(wildcard plugins/*/pyproject.toml) mock/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +52,9 @@ wheels: $(READY)
 		$(BIN)/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist $$distribution || exit 1; \
 	done
 	@ls dist
+
+kube-assets:
+	@tests/kube/assets/build
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .hypothesis

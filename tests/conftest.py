@@ -1,4 +1,4 @@
-"""Finds the real Flux, or says why its tests are skipped."""
+"""Finds the real Flux and a real Kubernetes, or says why their tests are skipped."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import structlog
 
 from fluxburst.flux import bindings
 from fluxburst.flux.private import find_flux
+from tests.kube.control_plane import find_assets
 
 FLUX = find_flux()
 
@@ -19,12 +20,15 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if FLUX is not None:
-        return
-    skip = pytest.mark.skip(reason="no flux command on PATH or under /usr/local/flux")
-    for item in items:
-        if item.get_closest_marker("flux"):
-            item.add_marker(skip)
+    missing = {}
+    if FLUX is None:
+        missing["flux"] = "no flux command on PATH or under /usr/local/flux"
+    if find_assets() is None:
+        missing["kube"] = "no Kubernetes control plane under KUBEBUILDER_ASSETS or in the cache: make kube-assets"
+    for mark, reason in missing.items():
+        for item in items:
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(autouse=True)
