@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import shlex
+import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,7 +100,7 @@ trap stop TERM INT HUP
 
 left={retries}
 while :; do
-    {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>broker.log 2>&1 &
+    {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>{log} 2>&1 &
     wait "$!"
     status=$?
     [ "$status" -ne 0 ] || exit 0
@@ -111,15 +112,29 @@ done
 """
 
 
+def with_certificate_at(config_toml: str, path: str) -> str:
+    """A follower's configuration for machines that have the certificate elsewhere than :func:`follower_config` says."""
+    follower = tomllib.loads(config_toml)
+    follower["bootstrap"]["curve_cert"] = path
+    return tomli_w.dumps(follower)
+
+
 def boot_script(
-    flux: str, config_dir: str, hosts: Sequence[str], index_variable: str, work_dir: str, retries: int = 3
+    flux: str,
+    config_dir: str,
+    hosts: Sequence[str],
+    index_variable: str,
+    work_dir: str,
+    retries: int = 3,
+    log: str = "broker.log",
 ) -> str:
     """A POSIX shell script that runs one host's follower broker, for launchers that run a command on each node.
 
     ``flux`` is the Flux executable's path and ``config_dir`` the follower's configuration (directory or file); all
     paths are absolute, as the node sees them. The task's host is ``hosts[$index_variable]``: ``FLUX_TASK_RANK`` in a
-    Flux job, ``SLURM_PROCID`` in a Slurm job. The broker's output goes to ``work_dir/HOST/broker.log``; its run
-    directory is Flux's own, below ``TMPDIR``, as a work directory may be on a file system without sockets.
+    Flux job, ``SLURM_PROCID`` in a Slurm job, ``JOB_COMPLETION_INDEX`` in a Kubernetes Job. The broker's output goes to
+    ``log``, which is seen from ``work_dir/HOST``; its run directory is Flux's own, below ``TMPDIR``, as a work
+    directory may be on a file system without sockets.
 
     The script exits 0 as soon as the broker does (asked to go); any other end is tried again, ``retries`` times in
     all, and then is the script's own status. SIGTERM, SIGINT and SIGHUP stop the broker in good order. Status 2 means
@@ -132,5 +147,6 @@ def boot_script(
         index=index_variable,
         work_dir=shlex.quote(work_dir),
         retries=retries,
+        log=shlex.quote(log),
         delay=RETRY_DELAY_S,
     )

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -19,7 +20,7 @@ from fluxburst.controller.report import Reports
 from fluxburst.errors import Disconnected, FluxburstError
 from fluxburst.flux.protocol import Caller, CaughtUp, ConnectionLost, Instance, InstanceEvent, JobEvent, Loop, Timer
 from fluxburst.jobid import f58
-from fluxburst.model import JobId, RequestId
+from fluxburst.model import JobId, RequestId, Secret
 from fluxburst.moment import Planner
 from fluxburst.plan import Packer
 from fluxburst.provider.discovery import Plugins
@@ -72,7 +73,7 @@ class Service:
         self._plugins = plugins
         self._config = config
         providers.prepare()
-        boot = bootkit.boot_material(instance.facts.config, config)
+        boot = bootkit.boot_material(instance.facts.config, config, certificate(instance.facts.config))
         # time goes on from the latest record, by the loop's own clock: a wall clock that is set back stops nothing
         now = max([clock(), *(node.changed_at for node in store.live_nodes())])
         world = World(
@@ -245,6 +246,15 @@ class Service:
 
         self._instance.jobspec(effect.job_id).add_done_callback(submit)
         return outcome
+
+
+def certificate(live: Mapping[str, Any]) -> Secret | None:
+    """The bytes of the lead's own certificate, where this process may read it; only some providers need them."""
+    path = live.get("bootstrap", {}).get("curve_cert", "")
+    try:
+        return Secret(Path(path).read_bytes()) if path else None
+    except OSError:
+        return None  # who needs it says so when it launches, and in its check
 
 
 def run(service: Service, loop: Loop) -> None:

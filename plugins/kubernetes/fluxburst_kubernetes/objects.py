@@ -1,0 +1,319 @@
+"""What an order becomes, and how a machine is read back from it. Pure; dictionaries as the API server takes them.
+
+An order is an Indexed Job whose pod of index i is the order's host i. Its Secret and its headless Service are owned by
+the Job, so that the Job's end is the end of all. Names derive from the request id, so that the same order is the same
+objects.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from fluxburst import bootkit, hostlist
+from fluxburst.model import BootMaterial, Host, NodeId, NodePhase, NodeReport, Offer, Order, PoolSpec, RequestId
+from fluxburst.provider import ProviderContext
+from fluxburst_kubernetes.merge import merge
+from fluxburst_kubernetes.options import PodOptions
+
+Object = dict[str, Any]
+
+MANAGER = "fluxburst"
+"""The field manager of what is applied, and the value of app.kubernetes.io/managed-by."""
+CLUSTER, PROVIDER, POOL, ORDER = (f"fluxburst/{name}" for name in ("cluster", "provider", "pool", "order"))
+HOSTS = "fluxburst/hosts"
+"""The annotation with an order's hosts (RFC 29), the first of which is index 0's, whatever their order."""
+INDEX = "batch.kubernetes.io/job-completion-index"
+"""Both label and annotation of an Indexed Job's pods."""
+KEPT_S = 600
+"""So long a Job that has ended stays, so that what it says can be read, if nobody gives it back before."""
+
+_GIVEN = "/etc/fluxburst"
+_PRIVATE = "/run/fluxburst"
+_CERTIFICATE = f"{_PRIVATE}/curve.cert"
+_ENTRY = f"""\
+(umask 077 && cp {_GIVEN}/curve.cert {_CERTIFICATE}) && exec /bin/sh {_GIVEN}/boot.sh
+"""
+"""Flux refuses a certificate that others may read, and a Secret's files belong to root. The broker's umask is its jobs'
+umask, so it stays as it was."""
+
+_BROKEN_IMAGE = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+)
+_BROKEN = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"})
+"""Reasons for which a container waits that time alone does not mend (kubelet's container and image errors)."""
+
+_ENDED = ("Complete", "Failed")
+"""Conditions of a Job that makes no more pods."""
+
+
+def name_of(request_id: str) -> str:
+    return f"fluxburst-{request_id}"
+
+
+def selector(cluster: str, provider: str) -> str:
+    """The label selector of all objects of one provider table."""
+    return f"{CLUSTER}={cluster},{PROVIDER}={provider}"
+
+
+def job(order: Order, pool: PoolSpec, options: PodOptions, provider: str) -> Object:
+    """The order's Job: no pod is replaced, as what replaces a lost node is for the planner to say."""
+    count = len(order.hosts)
+    spec: Object = {
+        "completionMode": "Indexed",
+        "completions": count,
+        "parallelism": count,
+        "backoffLimitPerIndex": 0,
+        "podReplacementPolicy": "Failed",
+        "ttlSecondsAfterFinished": KEPT_S,
+        "template": merge(_template(order, pool, options, provider), options.patch),
+    }
+    if options.max_lifetime is not None:
+        spec["activeDeadlineSeconds"] = round(options.max_lifetime)
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(order, options, provider), "spec": spec}
+
+
+def secret(order: Order, options: PodOptions, provider: str, owner: Object) -> Object:
+    """What the pods need: the follower's configuration, the certificate, and the script that runs the broker."""
+    assert order.boot.curve_cert is not None, "launch has seen to it"
+    script = bootkit.boot_script(
+        options.flux,
+        f"{_GIVEN}/broker.toml",
+        order.hosts,
+        "JOB_COMPLETION_INDEX",
+        _PRIVATE,
+        options.retries,
+        log="/dev/stdout",
+    )
+    files = {
+        "boot.sh": script.encode(),
+        "broker.toml": bootkit.with_certificate_at(order.boot.config_toml, _CERTIFICATE).encode(),
+        "curve.cert": order.boot.curve_cert.reveal(),
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": _metadata(order, options, provider, owner),
+        "type": "Opaque",
+        "immutable": True,
+        "data": {name: b64encode(content).decode() for name, content in files.items()},
+    }
+
+
+def service(order: Order, options: PodOptions, provider: str, owner: Object) -> Object:
+    """Gives each pod a name in the cluster's DNS, from its start on, for jobs whose processes look for each other."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(order, options, provider, owner),
+        "spec": {"clusterIP": "None", "selector": {ORDER: order.request_id}, "publishNotReadyAddresses": True},
+    }
+
+
+def _metadata(order: Order, options: PodOptions, provider: str, owner: Object | None = None) -> Object:
+    created = datetime.fromtimestamp(order.created_at, UTC).isoformat(timespec="seconds")
+    metadata: Object = {
+        "name": name_of(order.request_id),
+        "labels": _labels(order, provider),
+        "annotations": {HOSTS: ",".join(order.hosts), "fluxburst/created-at": created},
+    }
+    if options.max_lifetime is not None:
+        expires = datetime.fromtimestamp(order.created_at + options.max_lifetime, UTC).isoformat(timespec="seconds")
+        metadata["annotations"]["fluxburst/expires-at"] = expires
+    if owner is not None:
+        metadata["ownerReferences"] = [
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "name": owner["metadata"]["name"],
+                "uid": owner["metadata"]["uid"],
+                "controller": True,
+            }
+        ]
+    return metadata
+
+
+def _labels(order: Order, provider: str) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "flux-follower",
+        "app.kubernetes.io/managed-by": MANAGER,
+        CLUSTER: order.cluster,
+        PROVIDER: provider,
+        POOL: order.pool,
+        ORDER: order.request_id,
+    }
+
+
+def _template(order: Order, pool: PoolSpec, options: PodOptions, provider: str) -> Object:
+    gpus = {options.gpu_resource: str(pool.gpus)} if pool.gpus else {}
+    requests = options.requests or {"cpu": f"{pool.cores * 1000 - 500}m", **gpus}
+    limits = options.limits or gpus
+    name = name_of(order.request_id)
+    container: Object = {
+        "name": "follower",
+        "image": options.image,
+        "command": ["/bin/sh", "-c", _ENTRY],
+        "env": [{"name": key, "value": value} for key, value in options.env.items()],
+        "resources": {"requests": requests, **({"limits": limits} if limits else {})},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "given", "mountPath": _GIVEN, "readOnly": True},
+            {"name": "private", "mountPath": _PRIVATE},
+            *options.volume_mounts,
+        ],
+    }
+    if options.image_pull_policy:
+        container["imagePullPolicy"] = options.image_pull_policy
+    spec: Object = {
+        "restartPolicy": "Never",
+        "subdomain": name,
+        "automountServiceAccountToken": bool(options.service_account),
+        "terminationGracePeriodSeconds": round(options.grace),
+        "containers": [container],
+        "volumes": [
+            # readable by whomever the image runs as; nobody else is in the pod
+            {"name": "given", "secret": {"secretName": name, "defaultMode": 0o444}},
+            {"name": "private", "emptyDir": {"medium": "Memory"}},
+            *options.volumes,
+        ],
+    }
+    if not options.share_nodes:
+        mates = {"labelSelector": {"matchLabels": {"app.kubernetes.io/managed-by": MANAGER}}}
+        apart = {**mates, "topologyKey": "kubernetes.io/hostname", "namespaceSelector": {}}
+        spec["affinity"] = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}}
+    if options.image_pull_secrets:
+        spec["imagePullSecrets"] = [{"name": secret_name} for secret_name in options.image_pull_secrets]
+    for key, value in (
+        ("serviceAccountName", options.service_account),
+        ("nodeSelector", options.node_selector),
+        ("tolerations", list(options.tolerations)),
+        ("priorityClassName", options.priority_class),
+    ):
+        if value:
+            spec[key] = value
+    # the order's own labels last: what counts machines must not depend on what a site writes
+    labels, annotations = {**options.labels, **_labels(order, provider)}, {HOSTS: ",".join(order.hosts)}
+    return {"metadata": {"labels": labels, "annotations": {**options.annotations, **annotations}}, "spec": spec}
+
+
+# Reading back
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One host of an order. ``index`` is its pod's."""
+
+    request_id: RequestId
+    pool: str
+    host: Host
+    index: int
+    phase: NodePhase
+    detail: str = ""
+
+    @property
+    def node_id(self) -> NodeId:
+        return NodeId(f"{self.request_id}.{self.host}")
+
+    def report(self) -> NodeReport:
+        return NodeReport(self.node_id, self.pool, self.request_id, self.host, self.phase, self.detail)
+
+
+def machines(
+    jobs: Sequence[Object], pods: Sequence[Object], warnings: Mapping[str, str], waits: Mapping[str, float], now: float
+) -> Iterator[Machine]:
+    """Every machine that exists or is still to come.
+
+    Args:
+        jobs: All Jobs of the provider.
+        pods: All its pods, those of deleted Jobs among them.
+        warnings: The latest warning about a Job, by its name, such as that a quota is exceeded.
+        waits: By pool, how many seconds a pod may have no place.
+        now: POSIX seconds.
+    """
+    there: set[tuple[str, int]] = set()
+    for pod in pods:
+        machine = _of_pod(pod, waits, now)
+        there.add((machine.request_id, machine.index))
+        yield machine
+    for found in jobs:
+        if found["metadata"].get("deletionTimestamp"):
+            continue  # its pods go with it, and what it has not made it does not make any more
+        request_id, pool, hosts = _tags(found)
+        status = found.get("status", {})
+        if any(
+            one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in status.get("conditions", ())
+        ):
+            continue
+        over = {*_indexes(status.get("completedIndexes", "")), *_indexes(status.get("failedIndexes", ""))}
+        for index, host in enumerate(hosts):
+            if index in over or (request_id, index) in there:
+                continue
+            warning = warnings.get(found["metadata"]["name"], "")
+            phase = NodePhase.FAILED if warning else NodePhase.STARTING
+            yield Machine(request_id, pool, host, index, phase, warning or "its pod is to be made")
+
+
+def _tags(found: Object) -> tuple[RequestId, str, tuple[Host, ...]]:
+    metadata = found["metadata"]
+    hosts = tuple(Host(host) for host in hostlist.expand(metadata["annotations"][HOSTS]))
+    return RequestId(metadata["labels"][ORDER]), metadata["labels"][POOL], hosts
+
+
+def _indexes(text: str) -> Iterator[int]:
+    """Kubernetes' form of index sets: ``0,2-4``."""
+    for part in filter(None, text.split(",")):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
+def _of_pod(pod: Object, waits: Mapping[str, float], now: float) -> Machine:
+    request_id, pool, hosts = _tags(pod)
+    index = int(pod["metadata"]["annotations"][INDEX])
+    phase, detail = _phase(pod, waits.get(pool, 0.0), now)
+    return Machine(request_id, pool, hosts[index], index, phase, detail)
+
+
+def _phase(pod: Object, wait_s: float, now: float) -> tuple[NodePhase, str]:
+    status = pod.get("status", {})
+    if status.get("phase") == "Failed":
+        # told before all else: why it failed is what its deletion must not hide
+        return (NodePhase.STOPPING if pod["metadata"].get("deletionTimestamp") else NodePhase.FAILED), _why(status)
+    if pod["metadata"].get("deletionTimestamp") or status.get("phase") == "Succeeded":
+        return NodePhase.STOPPING, ""
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        waiting = container.get("state", {}).get("waiting", {})
+        reason = waiting.get("reason", "")
+        if reason in _BROKEN_IMAGE or reason in _BROKEN:
+            what = f"image {container['image']}" if reason in _BROKEN_IMAGE else f"container {container['name']}"
+            return NodePhase.FAILED, f"{what}: {reason}: {waiting.get('message', '')}".rstrip(": ")
+    if status.get("phase") == "Running":
+        return NodePhase.RUNNING, ""
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            since = datetime.fromisoformat(pod["metadata"]["creationTimestamp"]).timestamp()
+            phase = NodePhase.FAILED if now - since > wait_s else NodePhase.STARTING
+            return phase, f"Unschedulable: {condition.get('message', '')}"
+    return NodePhase.STARTING, ""
+
+
+def _why(status: Object) -> str:
+    """Why a pod failed, in the cluster's own words."""
+    told = [f"{status.get('reason', '')}: {status.get('message', '')}".strip(": ")]
+    for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
+        ended = container.get("state", {}).get("terminated", {})
+        if ended.get("exitCode"):
+            last = (ended.get("message") or "").strip().splitlines()[-1:]
+            told.append(
+                f"{ended.get('reason', 'ended')} with status {ended['exitCode']}: {' '.join(last)}".rstrip(": ")
+            )
+    return "; ".join(filter(None, told)) or "its pod failed, and nothing says why"
+
+
+def sample_order(context: ProviderContext, pool: PoolSpec) -> Order:
+    """An order of one node, for dry runs."""
+    offer = Offer(pool.name, context.name, "pod", pool.cores)
+    boot = BootMaterial(config_toml="", curve_cert_path="")
+    return Order(RequestId("b-check"), context.cluster, pool.name, pool.hosts[:1], offer, boot, created_at=0.0)

@@ -1,0 +1,79 @@
+"""The keys of ``[provider.NAME]`` and ``[pool.NAME.options]``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from fluxburst import durations
+
+Duration = Annotated[float, BeforeValidator(durations.parse)]
+"""A Flux Standard Duration in the file, seconds in the model."""
+
+LABEL_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KubernetesOptions(Table):
+    kubeconfig: Path | None = None
+    """By default ``KUBECONFIG``, then ``~/.kube/config``; inside a cluster, the pod's own service account."""
+    context: str = ""
+    """The kubeconfig's context; by default its current one."""
+    namespace: str = Field(default="default", pattern=LABEL_NAME, max_length=63)
+    """Where the pods, and what belongs to them, are made. It must exist."""
+    request_timeout: Duration = 15.0
+    """How long one request to the API server may take."""
+
+
+class PodOptions(Table):
+    """How the pods of a pool are made. Tables without a description are as in the API's own PodSpec."""
+
+    image: str
+    """An image with Flux of the lead's version. It needs ``/bin/sh``, ``cp`` and ``mkdir``, and no entry point."""
+    flux: str = "flux"
+    """The Flux executable in the image: a path, or a name on its PATH."""
+    image_pull_policy: str = ""
+    image_pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets in the namespace."""
+    service_account: str = ""
+    """By default the namespace's own. Its token is mounted only where one is named."""
+    spot: bool = False
+    """What the pool's nodes are, for jobs that ask for spot or on-demand nodes; say which by ``node_selector``."""
+    instance_type: str = "pod"
+    """What offers call the nodes."""
+    join_time: Duration | None = None
+    """The provider's guess until there are samples; with a cluster autoscaler some minutes."""
+    share_nodes: bool = False
+    """Let several of these pods run on one machine. Otherwise each has one of its own."""
+    requests: dict[str, str] = Field(default_factory=dict)
+    """By default the pool's cores less half a core for what a machine runs itself, and its GPUs."""
+    limits: dict[str, str] = Field(default_factory=dict)
+    """By default the GPUs alone."""
+    gpu_resource: str = "nvidia.com/gpu"
+    """The name of the resource that the pool's GPUs are."""
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[dict[str, Any], ...] = ()
+    env: dict[str, str] = Field(default_factory=dict)
+    """Variables of the broker, and so of the jobs that it runs."""
+    volumes: tuple[dict[str, Any], ...] = ()
+    volume_mounts: tuple[dict[str, Any], ...] = ()
+    labels: dict[str, str] = Field(default_factory=dict)
+    """Further labels of the pods."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Further annotations of the pods."""
+    priority_class: str = ""
+    retries: int = Field(default=3, ge=0)
+    """How often a broker that ended with an error is started again in its pod."""
+    grace: Duration = 30.0
+    """How long a broker may take to leave before its pod is killed."""
+    schedule_timeout: Duration = 600.0
+    """A pod that the scheduler has had no place for, for so long, has failed."""
+    max_lifetime: Duration | None = None
+    """The cluster itself ends an order's pods after so long, whatever runs on them; longer than the longest job."""
+    patch: dict[str, Any] = Field(default_factory=dict)
+    """A strategic merge patch of the pod template, for everything else; the container is called ``follower``."""
