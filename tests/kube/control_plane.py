@@ -193,7 +193,7 @@ class ControlPlane:
             request = Request(
                 verb=entry["verb"],
                 uri=entry["requestURI"],
-                user=entry["user"]["username"],
+                user=entry["user"].get("username", ""),  # refused credentials are nobody's
                 agent=entry.get("userAgent", ""),
                 code=entry.get("responseStatus", {}).get("code", 0),
             )

@@ -36,6 +36,8 @@ BACK_OFF_S = 0.5
 """Before the first restart or the second pull; doubled each time, up to the next. A real kubelet takes 10 s."""
 MOST_BACK_OFF_S = 8.0
 GRACE_S = 30
+MESSAGE_MOST = 2048
+"""So much of a log is told as a container's last message."""
 
 
 @dataclass(frozen=True)
@@ -385,18 +387,19 @@ class _Tracked:
         self.due = time.monotonic() + min(BACK_OFF_S * 2**self.tries, MOST_BACK_OFF_S)
         self.tries += 1
 
-    def ended(self, code: int) -> None:
+    def ended(self, code: int, log: Path) -> None:
         self.running = None
         self.code = code
         started = self.state.get("running", {}).get("startedAt", _now())
-        self.state = {
-            "terminated": {
-                "exitCode": code,
-                "reason": "Error" if code else "Completed",
-                "startedAt": started,
-                "finishedAt": _now(),
-            }
+        ended = {
+            "exitCode": code,
+            "reason": "Error" if code else "Completed",
+            "startedAt": started,
+            "finishedAt": _now(),
         }
+        if code and self.spec.get("terminationMessagePolicy") == "FallbackToLogsOnError" and log.exists():
+            ended["message"] = log.read_text(errors="replace")[-MESSAGE_MOST:]
+        self.state = {"terminated": ended}
 
 
 class _Pod(threading.Thread):
@@ -530,7 +533,7 @@ class _Pod(threading.Thread):
 
     def _exited(self, exited: _Exited) -> None:
         tracked = exited.container
-        tracked.ended(exited.code)
+        tracked.ended(exited.code, self._log_of(tracked))
         policy = self._spec.get("restartPolicy", "Always")
         again = policy == "OnFailure" and exited.code != 0
         if tracked in self._inits:
@@ -546,6 +549,9 @@ class _Pod(threading.Thread):
             tracked.back_off()
             text = f"Back-off restarting failed container {tracked.name} in pod {self.name}"
             self._kubelet.make_event(self._manifest, "BackOff", text)
+
+    def _log_of(self, tracked: _Tracked) -> Path:
+        return self._kubelet.logs / f"{self.namespace}_{self.name}_{self.uid}_{tracked.name}.log"
 
     def _start(self, tracked: _Tracked) -> None:
         """Start a container, or find why it has to wait."""
@@ -599,7 +605,7 @@ class _Pod(threading.Thread):
             mounts=[self._mount(mount) for mount in spec.get("volumeMounts", ())],
             directory=spec.get("workingDir", "/"),
             root=root,
-            log=self._kubelet.logs / f"{self.namespace}_{self.name}_{self.uid}_{tracked.name}.log",
+            log=self._log_of(tracked),
         )
         tracked.running = container
         tracked.restarts += 1
@@ -650,7 +656,7 @@ class _Pod(threading.Thread):
             except _Evicted:
                 continue
             if exited is not None:
-                exited.container.ended(exited.code)
+                exited.container.ended(exited.code, self._log_of(exited.container))
             elif time.monotonic() >= deadline:
                 self._kill()
                 deadline = math.inf
@@ -666,7 +672,7 @@ class _Pod(threading.Thread):
         while any(tracked.running for tracked in self._inits + self._mains):
             try:
                 if (exited := self._next()) is not None:
-                    exited.container.ended(exited.code)
+                    exited.container.ended(exited.code, self._log_of(exited.container))
             except _Deleted as deleted:
                 again.append(deleted)
             except _Evicted:

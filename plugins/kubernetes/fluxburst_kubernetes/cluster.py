@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fluxburst import __version__
 from fluxburst.errors import (
     AuthDenied,
     InvalidOrder,
@@ -41,6 +42,10 @@ KEEPALIVE = [
 
 QUIET_S = 90.0
 """A watch that hears nothing for so long has lost its server: there is a bookmark every minute."""
+
+
+_NO_SCHEMA = "failed to create typed patch object"
+"""What is applied on the server's side with a field that the schema lacks is refused with this and status 500."""
 
 
 class NotFound(Exception):
@@ -90,12 +95,12 @@ class Cluster:
         query = {"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict", **query}
         return self.request("PATCH", path, body, APPLY, **query)
 
-    def delete(self, path: str, options: Mapping[str, Any] | None = None, **query: Any) -> None:
-        """One that is not there is fine."""
+    def delete(self, path: str, **query: Any) -> Object | None:
+        """Delete an object, or all of a collection that are selected. One that is not there is fine: then None."""
         try:
-            self.request("DELETE", path, options, **query)
+            return self.request("DELETE", path, **query)
         except NotFound:
-            return
+            return None
 
     def request(
         self,
@@ -191,7 +196,9 @@ class Cluster:
         configuration.connection_pool_maxsize = CONNECTIONS
         configuration.socket_options = KEEPALIVE
         configuration.retries = False
-        return client.ApiClient(configuration)
+        made = client.ApiClient(configuration)
+        made.user_agent = f"fluxburst/{__version__}"
+        return made
 
     def _fail(self, status: int, data: bytes, response: Any) -> None:
         """Raise what the server's refusal means (Kubernetes API conventions, HTTP status codes)."""
@@ -210,7 +217,7 @@ class Cluster:
             raise AuthDenied(told)
         if status == 429:
             raise RateLimited(told, retry_after_s=_seconds(response.getheader("Retry-After")))
-        if status in (400, 405, 413, 415, 422):
+        if status in (400, 405, 413, 415, 422) or _NO_SCHEMA in message:
             raise InvalidOrder(told)
         raise ProviderUnavailable(told)
 

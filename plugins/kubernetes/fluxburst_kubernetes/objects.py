@@ -46,9 +46,6 @@ _BROKEN_IMAGE = frozenset(
 _BROKEN = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"})
 """Reasons for which a container waits that time alone does not mend (kubelet's container and image errors)."""
 
-_ENDED = ("Complete", "Failed")
-"""Conditions of a Job that makes no more pods."""
-
 
 def name_of(request_id: str) -> str:
     return f"fluxburst-{request_id}"
@@ -254,6 +251,12 @@ def machines(
             warning = warnings.get(found["metadata"]["name"], "")
             phase = NodePhase.FAILED if warning else NodePhase.STARTING
             yield Machine(request_id, pool, host, index, phase, warning or "its pod is to be made")
+
+
+def has_ended(job: Object) -> bool:
+    """Whether a Job makes no more pods: all have succeeded or failed."""
+    conditions = job.get("status", {}).get("conditions", ())
+    return any(one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in conditions)
 
 
 def _tags(found: Object) -> tuple[RequestId, str, tuple[Host, ...]]:

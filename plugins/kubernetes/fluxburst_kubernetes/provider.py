@@ -116,7 +116,23 @@ class KubernetesProvider:
             raise ProviderUnavailable(f"provider {self._context.name}: {error}") from None
 
     def list_nodes(self) -> Sequence[NodeReport]:
-        return [machine.report() for machine in self._machines()]
+        """All of them; a Job that has ended, and whose pods were all given back, is deleted on the way.
+
+        Nobody gives such a Job's nodes back any more: they ended one by one, or by themselves.
+        """
+        machines = self._machines()
+        alive = {objects.name_of(machine.request_id) for machine in machines}
+        for job in self._jobs.objects():
+            name = job["metadata"]["name"]
+            if objects.has_ended(job) and name not in alive and "deletionTimestamp" not in job["metadata"]:
+                self._delete_job(name)
+        return [machine.report() for machine in machines]
+
+    def _delete_job(self, name: str) -> None:
+        """Its pods, its Secret and its Service go with it."""
+        deleted = self._cluster.delete(f"{self._jobs_path}/{name}", propagationPolicy="Foreground")
+        if deleted is not None and deleted["kind"] == "Job":
+            self._jobs.put(deleted)
 
     def _machines(self) -> list[Machine]:
         # pods first: a Job that ends between the two looks takes no pod away that is still there
@@ -126,7 +142,8 @@ class KubernetesProvider:
             for event in sorted(self._warnings.objects(), key=_last_seen)
         }
         waits = {name: options.schedule_timeout for name, options in self._pools.items()}
-        return list(objects.machines(jobs, pods, warnings, waits, time.time()))
+        found = objects.machines(jobs, pods, warnings, waits, time.time())
+        return sorted(found, key=lambda machine: (machine.request_id, machine.index))
 
     def release(self, node_ids: Collection[NodeId], /) -> None:
         """Delete these pods, and an order's Job with its last one.
@@ -143,13 +160,11 @@ class KubernetesProvider:
                 left[machine.request_id] += 1
         for request_id, indexes in given.items():
             if not left[request_id]:
-                self._cluster.delete(f"{self._jobs_path}/{objects.name_of(request_id)}", propagationPolicy="Background")
+                self._delete_job(objects.name_of(request_id))
                 continue
             some = ",".join(map(str, sorted(indexes)))
-            self._cluster.delete(
-                f"{self._namespace}/pods",
-                labelSelector=f"{objects.ORDER}={request_id},{objects.INDEX} in ({some})",
-            )
+            these = f"{objects.ORDER}={request_id},{objects.INDEX} in ({some})"
+            self._cluster.delete(f"{self._namespace}/pods", labelSelector=these)
 
     def close(self) -> None:
         for mirror in (self._jobs, self._pods, self._warnings):

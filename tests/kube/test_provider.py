@@ -1,0 +1,470 @@
+"""The provider `kubernetes` against a real API server, with its controllers, its scheduler, and pods that run."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from fluxburst_kubernetes import objects
+from fluxburst_kubernetes.provider import KubernetesProvider
+
+from fluxburst.errors import AuthDenied, InvalidOrder, ProviderUnavailable, QuotaExceeded, RateLimited
+from fluxburst.model import Demand, Host, NodePhase, NodeReport, Order, Severity
+from tests.kube import orders
+from tests.kube.api import Api
+from tests.kube.control_plane import ControlPlane
+from tests.kube.kubelet import FakeNode, Image, Kubelet
+from tests.real.steps import eventually
+
+pytestmark = pytest.mark.kube
+
+Make = Callable[..., KubernetesProvider]
+
+
+@pytest.fixture
+def make(control_plane: ControlPlane, api: Api, kubelet: Kubelet, namespace: str, tmp_path: Path) -> Iterator[Make]:
+    """Makes providers of the test's namespace, whose followers stay until they are told to go."""
+    made: list[KubernetesProvider] = []
+    flux = orders.follower(tmp_path)
+
+    def make_one(kubeconfig: Path = control_plane.kubeconfig, **options: Any) -> KubernetesProvider:
+        made.append(orders.provider(kubeconfig, namespace, tmp_path, **{"flux": flux, **options}))
+        return made[-1]
+
+    yield make_one
+    for provider in made:
+        provider.close()
+    # while there is a kubelet that ends them: what stays keeps others from its machine
+    selector = "app.kubernetes.io/managed-by=fluxburst"
+    api.request("DELETE", f"/apis/batch/v1/namespaces/{namespace}/jobs", {"propagationPolicy": "Background"})
+    eventually(lambda: not api.get(f"/api/v1/namespaces/{namespace}/pods", labelSelector=selector)["items"])
+
+
+@pytest.fixture
+def provider(make: Make) -> KubernetesProvider:
+    return make()
+
+
+class Seen:
+    """What there is in a namespace."""
+
+    def __init__(self, api: Api, namespace: str) -> None:
+        self.api = api
+        self.core = f"/api/v1/namespaces/{namespace}"
+        self.batch = f"/apis/batch/v1/namespaces/{namespace}"
+
+    def pods(self) -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = self.api.get(f"{self.core}/pods")["items"]
+        return items
+
+    def ours(self) -> list[dict[str, Any]]:
+        """Whatever an order is made of."""
+        paths = (f"{self.batch}/jobs", *(f"{self.core}/{kind}" for kind in ("pods", "secrets", "services")))
+        selector = "app.kubernetes.io/managed-by=fluxburst"
+        return [item for path in paths for item in self.api.get(path, labelSelector=selector)["items"]]
+
+    def quota(self, **hard: str) -> None:
+        name = {"metadata": {"name": "small"}}
+        self.api.post(f"{self.core}/resourcequotas", {**name, "spec": {"hard": hard}})
+        # it counts from when its controller has seen it
+        self.api.wait_for(f"{self.core}/resourcequotas", lambda quota: "hard" in quota.get("status", {}))
+
+
+@pytest.fixture
+def seen(api: Api, namespace: str) -> Seen:
+    return Seen(api, namespace)
+
+
+def phases(provider: KubernetesProvider) -> dict[Host, NodePhase]:
+    return {node.host: node.phase for node in provider.list_nodes()}
+
+
+def running(provider: KubernetesProvider, count: int) -> None:
+    eventually(lambda: list(phases(provider).values()) == [NodePhase.RUNNING] * count)
+
+
+def failed(provider: KubernetesProvider, host: str) -> NodeReport:
+    """The report of a host, once it has failed."""
+
+    def found() -> NodeReport | None:
+        return next((one for one in provider.list_nodes() if one.host == host and one.phase is NodePhase.FAILED), None)
+
+    eventually(lambda: found() is not None)
+    report = found()
+    assert report is not None
+    return report
+
+
+# What is sent
+
+
+def manifests(provider: KubernetesProvider, order: Order, owner: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    options = provider._pools[order.pool]
+    return {
+        "secrets": objects.secret(order, options, orders.PROVIDER, owner),
+        "services": objects.service(order, options, orders.PROVIDER, owner),
+    }
+
+
+EVERYTHING: dict[str, Any] = {
+    "image_pull_policy": "IfNotPresent",
+    "image_pull_secrets": ["registry"],
+    "service_account": "runner",
+    "requests": {"cpu": "1", "memory": "1Gi"},
+    "limits": {"memory": "2Gi"},
+    "node_selector": {"disk": "fast"},
+    "tolerations": [{"key": "burst", "operator": "Exists", "effect": "NoSchedule"}],
+    "env": {"OMP_NUM_THREADS": "2"},
+    "volumes": [{"name": "data", "emptyDir": {}}],
+    "volume_mounts": [{"name": "data", "mountPath": "/data"}],
+    "labels": {"team": "physics"},
+    "annotations": {"note": "followers"},
+    "priority_class": "system-node-critical",
+    "max_lifetime": 3600.0,
+    "patch": {"spec": {"hostIPC": True, "containers": [{"name": "follower", "securityContext": {"privileged": True}}]}},
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"share_nodes": True}, EVERYTHING], ids=["defaults", "shared", "everything"])
+def test_each_object_passes_strict_validation_and_a_second_apply_changes_nothing(
+    make: Make, seen: Seen, options: dict[str, Any]
+) -> None:
+    provider, order = make(**options), orders.order(orders.hosts(3))
+    provider.launch(order)
+    before = {(item["metadata"]["name"], item.get("kind")): item["metadata"] for item in seen.ours()}
+    kinds = [seen.api.get(f"{path}/{objects.name_of(order.request_id)}") for path in
+             (f"{seen.batch}/jobs", f"{seen.core}/secrets", f"{seen.core}/services")]  # fmt: skip
+    spec = {kind["kind"]: kind.get("spec", kind.get("data")) for kind in kinds}
+    generation = kinds[0]["metadata"]["generation"]
+    provider.launch(order)
+    again = [seen.api.get(f"{path}/{objects.name_of(order.request_id)}") for path in
+             (f"{seen.batch}/jobs", f"{seen.core}/secrets", f"{seen.core}/services")]  # fmt: skip
+    assert {kind["kind"]: kind.get("spec", kind.get("data")) for kind in again} == spec
+    assert again[0]["metadata"]["generation"] == generation
+    assert [kind["metadata"]["uid"] for kind in again] == [kind["metadata"]["uid"] for kind in kinds]
+    assert [one["metadata"]["resourceVersion"] for one in again[1:]] == [
+        one["metadata"]["resourceVersion"] for one in kinds[1:]
+    ]
+    assert before
+
+
+def test_what_belongs_to_a_job_is_owned_by_it(provider: KubernetesProvider, seen: Seen) -> None:
+    order = orders.order(orders.hosts(1))
+    provider.launch(order)
+    owner = seen.api.get(f"{seen.batch}/jobs/{objects.name_of(order.request_id)}")
+    for item in seen.ours():
+        if item["metadata"]["uid"] != owner["metadata"]["uid"]:
+            assert [one["uid"] for one in item["metadata"]["ownerReferences"]] == [owner["metadata"]["uid"]]
+
+
+def test_a_field_that_the_api_does_not_know_is_refused_in_the_servers_words(make: Make) -> None:
+    provider = make(patch={"spec": {"nodeSelektor": {"disk": "fast"}}})
+    with pytest.raises(InvalidOrder, match="nodeSelektor"):
+        provider.launch(orders.order(orders.hosts(1)))
+
+
+def test_without_the_certificate_nothing_is_made(provider: KubernetesProvider, seen: Seen) -> None:
+    import dataclasses
+
+    order = orders.order(orders.hosts(1))
+    with pytest.raises(InvalidOrder, match="curve_cert"):
+        provider.launch(dataclasses.replace(order, boot=dataclasses.replace(order.boot, curve_cert=None)))
+    assert seen.ours() == []
+
+
+# A life
+
+
+@pytest.mark.usefixtures("three_nodes")
+class TestOnThreeNodes:
+    def test_the_same_order_twice_buys_once(self, provider: KubernetesProvider, seen: Seen) -> None:
+        order = orders.order(orders.hosts(2))
+        provider.launch(order)
+        provider.launch(order)
+        running(provider, 2)
+        provider.launch(order)
+        assert len(seen.pods()) == 2
+
+    def test_a_launched_order_is_listed_at_once(self, provider: KubernetesProvider) -> None:
+        provider.list_nodes()  # so that what is launched has to be heard of
+        provider.launch(orders.order(orders.hosts(3)))
+        listed = provider.list_nodes()
+        assert [(node.host, node.pool, node.request_id) for node in listed] == [
+            (host, "c2", "b-aaaabbbbcccc") for host in orders.hosts(3)
+        ]
+        assert {node.node_id for node in listed} == {f"b-aaaabbbbcccc.{host}" for host in orders.hosts(3)}
+
+    def test_each_pod_is_the_host_of_its_index_on_a_machine_of_its_own(
+        self, provider: KubernetesProvider, seen: Seen, kubelet: Kubelet, namespace: str
+    ) -> None:
+        wanted = (Host("c2-3"), Host("c2-0"), Host("c2-2"))
+        provider.launch(orders.order(wanted))
+        running(provider, 3)
+        for pod in seen.pods():
+            host = wanted[int(pod["metadata"]["labels"][objects.INDEX])]
+            eventually(
+                lambda pod=pod, host=host: f"-Shostname={host} " in kubelet.log(namespace, pod["metadata"]["name"])
+            )
+        assert len({pod["spec"]["nodeName"] for pod in seen.pods()}) == 3
+
+    def test_any_node_is_given_back_alone_and_nothing_comes_in_its_place(
+        self, provider: KubernetesProvider, seen: Seen
+    ) -> None:
+        provider.launch(orders.order(orders.hosts(3)))
+        running(provider, 3)
+        (middle,) = [node.node_id for node in provider.list_nodes() if node.host == "c2-1"]
+        provider.release([middle])
+        eventually(lambda: phases(provider) == {Host("c2-0"): NodePhase.RUNNING, Host("c2-2"): NodePhase.RUNNING})
+        job = seen.api.wait_for(f"{seen.batch}/jobs", lambda found: found["status"].get("completedIndexes") == "1")
+        assert job["status"]["active"] == 2
+        assert len(seen.pods()) == 2
+
+    def test_with_its_last_node_an_order_leaves_nothing(self, provider: KubernetesProvider, seen: Seen) -> None:
+        provider.launch(orders.order(orders.hosts(2)))
+        running(provider, 2)
+        first, second = (node.node_id for node in provider.list_nodes())
+        provider.release([first])
+        provider.release([second])
+        eventually(lambda: provider.list_nodes() == [])
+        eventually(lambda: provider.list_nodes() == [] and seen.ours() == [])
+        provider.release([first, second])  # unknown ids are fine
+
+    def test_a_broker_that_left_is_listed_until_its_pod_is_given_back(
+        self, make: Make, seen: Seen, tmp_path: Path
+    ) -> None:
+        provider = make(flux=orders.follower(tmp_path, "#!/bin/sh\nexit 0\n"))
+        provider.launch(orders.order(orders.hosts(1)))
+        eventually(lambda: phases(provider) == {Host("c2-0"): NodePhase.STOPPING})
+        provider.release([node.node_id for node in provider.list_nodes()])
+        eventually(lambda: seen.ours() == [] and provider.list_nodes() == [])
+
+    def test_the_certificate_is_in_the_secret_alone(
+        self, provider: KubernetesProvider, seen: Seen, kubelet: Kubelet, namespace: str, control_plane: ControlPlane
+    ) -> None:
+        provider.launch(orders.order(orders.hosts(1)))
+        running(provider, 1)
+        needles = (b"this-must-not-be-seen", base64.b64encode(orders.CERTIFICATE)[8:40])
+        (pod,) = seen.pods()
+        everything = {
+            kind: json.dumps(seen.api.get(f"{seen.core}/{kind}")).encode()
+            for kind in ("configmaps", "events", "pods", "services")
+        }
+        everything["jobs"] = json.dumps(seen.api.get(f"{seen.batch}/jobs")).encode()
+        everything["log"] = kubelet.log(namespace, pod["metadata"]["name"]).encode()
+        everything["repr"] = repr(orders.order(orders.hosts(1))).encode()
+        assert [where for where, text in everything.items() if any(needle in text for needle in needles)] == []
+        assert needles[1] in json.dumps(seen.api.get(f"{seen.core}/secrets")).encode()
+
+    # What goes wrong
+
+    def test_an_image_that_does_not_exist_fails_its_nodes(self, make: Make, kubelet: Kubelet) -> None:
+        kubelet.images["nowhere"] = Image(missing=True)
+        provider = make(image="nowhere")
+        provider.launch(orders.order(orders.hosts(1)))
+        assert failed(provider, "c2-0").detail.startswith(
+            ("image nowhere: ErrImagePull", "image nowhere: ImagePullBackOff")
+        )
+
+    def test_a_broker_that_fails_again_and_again_fails_its_node_with_its_last_words(
+        self, make: Make, tmp_path: Path
+    ) -> None:
+        provider = make(flux=orders.follower(tmp_path, "#!/bin/sh\necho no way to the lead\nexit 3\n"), retries=0)
+        provider.launch(orders.order(orders.hosts(1)))
+        assert failed(provider, "c2-0").detail == "Error with status 3: no way to the lead"
+
+    def test_an_evicted_pod_is_a_failed_node_and_is_not_replaced(
+        self, provider: KubernetesProvider, seen: Seen, kubelet: Kubelet, namespace: str
+    ) -> None:
+        provider.launch(orders.order(orders.hosts(2)))
+        running(provider, 2)
+        (first,) = [pod for pod in seen.pods() if pod["metadata"]["labels"][objects.INDEX] == "0"]
+        kubelet.evict(namespace, first["metadata"]["name"])
+        assert failed(provider, "c2-0").detail.startswith("Evicted: The node was low on resource: memory.")
+        seen.api.wait_for(f"{seen.batch}/jobs", lambda found: found["status"].get("failedIndexes") == "0")
+        assert len(seen.pods()) == 2
+        assert phases(provider)[Host("c2-1")] is NodePhase.RUNNING
+
+    def test_a_quota_of_two_fails_the_third_of_a_gang_with_the_quotas_words(
+        self, provider: KubernetesProvider, seen: Seen
+    ) -> None:
+        seen.quota(pods="2")
+        provider.launch(orders.order(orders.hosts(3)))
+
+        def refused() -> list[str]:
+            return [node.detail for node in provider.list_nodes() if node.phase is NodePhase.FAILED]
+
+        eventually(lambda: len(refused()) == 1)
+        assert "exceeded quota: small, requested: pods=1, used: pods=2, limited: pods=2" in refused()[0]
+
+    def test_a_pod_without_a_place_waits_and_fails_in_time_with_the_schedulers_words(self, make: Make) -> None:
+        patient, hasty = (
+            make(node_selector={"moon": "full"}),
+            make(node_selector={"moon": "full"}, schedule_timeout=0.0),
+        )
+        patient.launch(orders.order(orders.hosts(1)))
+        assert "didn't match Pod's node affinity/selector" in failed(hasty, "c2-0").detail
+        assert phases(patient) == {Host("c2-0"): NodePhase.STARTING}
+
+    def test_a_pod_whose_deletion_hangs_is_listed_until_it_is_gone(self, make: Make, seen: Seen) -> None:
+        provider = make(patch={"metadata": {"finalizers": ["example.com/hold"]}})
+        provider.launch(orders.order(orders.hosts(1)))
+        running(provider, 1)
+        provider.release([node.node_id for node in provider.list_nodes()])
+        eventually(lambda: phases(provider) == {Host("c2-0"): NodePhase.STOPPING})
+        eventually(lambda: seen.pods()[0]["status"]["phase"] == "Succeeded")
+        provider.release([node.node_id for node in provider.list_nodes()])
+        assert phases(provider) == {Host("c2-0"): NodePhase.STOPPING}
+        (pod,) = seen.pods()
+        seen.api.patch(f"{seen.core}/pods/{pod['metadata']['name']}", {"metadata": {"finalizers": None}})
+        eventually(lambda: provider.list_nodes() == [] and seen.ours() == [])
+
+
+def test_a_quota_on_jobs_is_a_typed_error_of_the_launch(provider: KubernetesProvider, seen: Seen) -> None:
+    seen.quota(**{"count/jobs.batch": "0"})
+    with pytest.raises(QuotaExceeded, match="exceeded quota: small"):
+        provider.launch(orders.order(orders.hosts(1)))
+    assert seen.ours() == []
+
+
+@pytest.mark.parametrize("hang", [False, True], ids=["refuses", "hangs"])
+def test_while_the_api_server_is_away_nothing_is_known_and_then_everything(
+    make: Make, control_plane: ControlPlane, hang: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fluxburst_kubernetes.cluster.QUIET_S", 1.0)
+    provider = make(request_timeout=1.0)
+    provider.launch(orders.order(orders.hosts(2)))
+    assert len(provider.list_nodes()) == 2
+    control_plane.pause(hang=hang)
+    try:
+        eventually(lambda: _raises(provider.list_nodes))
+        with pytest.raises(ProviderUnavailable, match="provider kubernetes: the API server"):
+            provider.launch(orders.order(orders.hosts(2)))
+    finally:
+        control_plane.resume()
+    assert len(provider.list_nodes()) == 2
+    provider.release([node.node_id for node in provider.list_nodes()])
+    eventually(lambda: provider.list_nodes() == [])
+
+
+def _raises(call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except ProviderUnavailable:
+        return True
+    return False
+
+
+def test_refused_credentials_are_read_anew(make: Make, control_plane: ControlPlane, tmp_path: Path) -> None:
+    path = tmp_path / "kubeconfig"
+    control_plane.write_kubeconfig(path, "an-expired-token")
+    provider = make(kubeconfig=path)
+    with pytest.raises(AuthDenied, match="Unauthorized"):
+        provider.list_nodes()
+    path.write_bytes(control_plane.kubeconfig.read_bytes())
+    assert provider.list_nodes() == []
+
+
+def test_no_credentials_are_an_error_that_names_the_fix(make: Make, tmp_path: Path) -> None:
+    provider = make(kubeconfig=tmp_path / "nothing")
+    with pytest.raises(AuthDenied, match="set kubeconfig and context"):
+        provider.list_nodes()
+
+
+def test_too_many_requests_are_told_with_the_servers_pause(make: Make, tmp_path: Path) -> None:
+    """By a server of one's own: a real one gives this answer only under a load that a test should not make."""
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"kind": "Status", "message": "too many requests, please try again later"}).encode()
+            self.send_response(429)
+            self.send_header("Retry-After", "7")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        kubeconfig = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "busy",
+            "clusters": [{"name": "busy", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+            "users": [{"name": "me", "user": {"token": "x"}}],
+            "contexts": [{"name": "busy", "context": {"cluster": "busy", "user": "me"}}],
+        }  # fmt: skip
+        (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
+        with pytest.raises(RateLimited, match="too many requests") as limited:
+            make(kubeconfig=tmp_path / "kubeconfig").list_nodes()
+        assert limited.value.retry_after_s == 7.0
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# How much is asked
+
+
+def test_an_order_of_256_takes_a_constant_number_of_requests(
+    make: Make, control_plane: ControlPlane, kubelet: Kubelet, seen: Seen
+) -> None:
+    kubelet.register(*(FakeNode(f"many-{index}") for index in range(8)))
+
+    def asked(count: int, request_id: str) -> list[str]:
+        provider = make(pool_hosts=256, share_nodes=True, requests={"cpu": "1m"})
+        before = len(control_plane.requests(agent="fluxburst"))
+        provider.launch(orders.order(orders.hosts(count), request_id))
+        eventually(lambda: list(phases(provider).values()) == [NodePhase.RUNNING] * count, 90)
+        provider.release([node.node_id for node in provider.list_nodes()])
+        eventually(lambda: provider.list_nodes() == [], 90)
+        provider.close()
+        return [f"{one.verb} {one.uri.partition('?')[0].rpartition('/')[2]}"
+                for one in control_plane.requests(agent="fluxburst")[before:]]  # fmt: skip
+
+    one, many = asked(1, "b-one"), asked(256, "b-many")
+    # the server ends a watch whose reader is slow, and here the reader's process runs 256 pods, too
+    watched = [len([request for request in asked if request.startswith("watch")]) for asked in (one, many)]
+    assert watched[1] <= watched[0] + 8
+    assert len(many) - watched[1] == len(one) - watched[0] <= 7, (one, many)
+
+
+# Before
+
+
+def test_offers_are_what_the_pool_says(make: Make) -> None:
+    (offer,) = make(spot=True, instance_type="n2-standard-4", join_time=90.0).offers(Demand(1, 1, 1))
+    assert (offer.pool, offer.instance_type, offer.cores, offer.spot) == ("c2", "n2-standard-4", 2, True)  # type: ignore[union-attr]
+    assert offer.join_s == 90.0  # type: ignore[union-attr]
+
+
+def test_check_finds_nothing_wrong_and_changes_nothing(provider: KubernetesProvider, seen: Seen) -> None:
+    findings = provider.check()
+    assert {finding.severity for finding in findings} == {Severity.OK}, findings
+    assert seen.ours() == []
+
+
+def test_check_names_the_missing_verbs_and_what_the_cluster_does_not_admit(
+    make: Make, api: Api, control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    asked = api.post(
+        f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token", {"spec": {"expirationSeconds": 600}}
+    )
+    control_plane.write_kubeconfig(tmp_path / "account", asked["status"]["token"])
+    findings = {finding.subject: finding for finding in make(kubeconfig=tmp_path / "account").check()}
+    assert findings["permissions"].severity is Severity.ERROR
+    assert "list jobs, watch jobs, patch jobs, create jobs, delete jobs" in findings["permissions"].message
+    assert "cannot patch resource" in findings["pool c2"].message
+    wrong = {finding.subject: finding for finding in make(patch={"spec": {"hostPid": True}}).check()}
+    assert "hostPid" in wrong["pool c2"].message
+
+
+def test_check_without_a_cluster_is_one_error(make: Make, tmp_path: Path) -> None:
+    (finding,) = make(kubeconfig=tmp_path / "nothing").check()
+    assert (finding.subject, finding.severity) == ("cluster", Severity.ERROR)
