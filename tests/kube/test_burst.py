@@ -14,14 +14,15 @@ from fluxburst.flux.private import find_flux
 from fluxburst.testing import PrivateSite
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane
-from tests.kube.kubelet import Kubelet
+from tests.kube.kubelet import Image, Kubelet
 from tests.real import steps
 
 pytestmark = [pytest.mark.kube, pytest.mark.flux, pytest.mark.usefixtures("three_nodes")]
 
 BURST_TOML = """
 [policy]
-cooldown = "1s"
+cooldown = "2s"
+on_node_loss = "resubmit"
 [pool.pods]
 provider = "kubernetes"
 hosts = "pods-[0-3]"
@@ -31,14 +32,26 @@ idle_timeout = "500ms"
 [pool.pods.options]
 image = "follower"
 flux = "{flux}"
+grace = "5s"
+[pool.dear]
+provider = "kubernetes"
+hosts = "dear-[0-3]"
+cores = 2
+usd_per_node_hour = 1.0
+idle_timeout = "500ms"
+[pool.dear.options]
+image = "dear"
+flux = "{flux}"
+grace = "5s"
 [provider.kubernetes]
 kubeconfig = "{kubeconfig}"
 namespace = "{namespace}"
+request_timeout = "2s"
 """
 
 
 @pytest.fixture
-def site(control_plane: ControlPlane, namespace: str) -> Iterator[PrivateSite]:
+def site(control_plane: ControlPlane, kubelet: Kubelet, namespace: str) -> Iterator[PrivateSite]:
     directory = Path(tempfile.mkdtemp(prefix="fb-", dir="/tmp"))
     burst_toml = BURST_TOML.format(flux=find_flux(), kubeconfig=control_plane.kubeconfig, namespace=namespace)
     try:
@@ -75,3 +88,50 @@ def test_three_pods_join_run_a_job_and_leave_nothing(
     assert {(node["host"], node["state"], node["reason"]) for node in bought} == {
         (f"pods-{index}", "gone", "idle") for index in range(3)
     }
+
+
+def test_an_image_that_does_not_exist_sends_the_job_to_the_next_offer(
+    site: PrivateSite, api: Api, kubelet: Kubelet, namespace: str
+) -> None:
+    kubelet.images["follower"] = Image(missing=True)
+    job = site.submit("--setattr", "burstable=true", "-N2", "hostname")
+    assert steps.await_event(site, job, "finish")["context"]["status"] == 0
+    assert set(steps.hosts_of(site, job)) == {"dear-0", "dear-1"}
+    steps.eventually(lambda: not left(api, namespace))
+    failed = [node for node in steps.records(site, 0.0) if node["pool"] == "pods"]
+    assert failed
+    assert all(
+        "image follower: ErrImagePull" in node["reason"] or "ImagePullBackOff" in node["reason"] for node in failed
+    )
+
+
+def test_a_job_whose_pod_is_evicted_is_submitted_again_and_nothing_is_left(
+    site: PrivateSite, api: Api, kubelet: Kubelet, namespace: str
+) -> None:
+    job = site.submit("--setattr", "burstable=true", "-N2", "sh", "-c", "flux getattr hostname >/dev/null; sleep 3")
+    steps.await_event(site, job, "start")
+    pods = api.get(f"/api/v1/namespaces/{namespace}/pods")["items"]
+    kubelet.evict(namespace, pods[0]["metadata"]["name"])
+    (again,) = steps.eventually(lambda: steps.submitted_again(site, job))
+    assert steps.await_event(site, again, "finish")["context"]["status"] == 0
+    steps.eventually(lambda: not left(api, namespace))
+    # Flux sees the broker go before the cluster tells why
+    assert [node["reason"] for node in steps.records(site, 0.0)].count("lost: its broker went away unasked") == 1
+
+
+def test_an_order_outlives_the_absence_of_the_api_server(
+    site: PrivateSite, api: Api, control_plane: ControlPlane, namespace: str
+) -> None:
+    """Whether it had heard of the order or not: the same request id is one order."""
+    first = site.submit("--setattr", "burstable=true", "-N2", "hostname")
+    steps.await_event(site, first, "finish")
+    steps.eventually(lambda: not left(api, namespace) and steps.nothing_left(site))
+    control_plane.pause()
+    try:
+        job = site.submit("--setattr", "burstable=true", "-N2", "hostname")
+        steps.eventually(lambda: "launch unclear" in site.log_path.read_text())
+    finally:
+        control_plane.resume()
+    assert steps.await_event(site, job, "finish")["context"]["status"] == 0
+    steps.eventually(lambda: not left(api, namespace))
+    assert len(steps.records(site, 0.0)) == 4

@@ -11,11 +11,14 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import yaml
 from fluxburst_kubernetes import objects
-from fluxburst_kubernetes.provider import KubernetesProvider
+from fluxburst_kubernetes.provider import KubernetesProvider, build
 
+from fluxburst import config as configuration
 from fluxburst.errors import AuthDenied, InvalidOrder, ProviderUnavailable, QuotaExceeded, RateLimited
 from fluxburst.model import Demand, Host, NodePhase, NodeReport, Order, Severity
+from fluxburst.provider import ProviderContext
 from tests.kube import orders
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane
@@ -24,6 +27,7 @@ from tests.real.steps import eventually
 
 pytestmark = pytest.mark.kube
 
+EXAMPLES = Path(__file__).parents[2] / "examples" / "kubernetes"
 Make = Callable[..., KubernetesProvider]
 
 
@@ -463,6 +467,35 @@ def test_check_names_the_missing_verbs_and_what_the_cluster_does_not_admit(
     assert "cannot patch resource" in findings["pool c2"].message
     wrong = {finding.subject: finding for finding in make(patch={"spec": {"hostPid": True}}).check()}
     assert "hostPid" in wrong["pool c2"].message
+
+
+def test_the_examples_role_is_all_that_it_takes(
+    make: Make, api: Api, seen: Seen, control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
+    paths = {
+        "ServiceAccount": f"{seen.core}/serviceaccounts",
+        "Role": f"{rbac}/roles",
+        "RoleBinding": f"{rbac}/rolebindings",
+    }
+    for item in yaml.safe_load_all((EXAMPLES / "role.yaml").read_text()):
+        for subject in item.get("subjects", ()):
+            subject["namespace"] = namespace  # as kubectl fills it in
+        api.post(paths[item["kind"]], item, fieldValidation="Strict")
+    asked = api.post(f"{seen.core}/serviceaccounts/fluxburst/token", {"spec": {"expirationSeconds": 600}})
+    control_plane.write_kubeconfig(tmp_path / "account", asked["status"]["token"])
+    provider = make(kubeconfig=tmp_path / "account")
+    assert {finding.severity for finding in provider.check()} == {Severity.OK}
+    provider.launch(orders.order(orders.hosts(2)))
+    provider.release([node.node_id for node in provider.list_nodes() if node.host == "c2-0"])
+    provider.release([node.node_id for node in provider.list_nodes()])
+    eventually(lambda: provider.list_nodes() == [] and seen.ours() == [])
+
+
+def test_the_examples_burst_toml_is_one() -> None:
+    config = configuration.load(EXAMPLES / "burst.toml")
+    assert config.specs("kubernetes").keys() == {"c2"}
+    build(ProviderContext("kubernetes", "corona", config.provider["kubernetes"], config.specs("kubernetes"), Path("/")))
 
 
 def test_check_without_a_cluster_is_one_error(make: Make, tmp_path: Path) -> None:

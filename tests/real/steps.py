@@ -75,6 +75,12 @@ def hosts_of(site: PrivateSite, job: JobId | str) -> tuple[Host, ...]:
     return hostlist.expand(site.instance.run("jobs", "--no-header", "--format={nodelist}", str(job)).strip())
 
 
+def submitted_again(site: PrivateSite, job: JobId) -> list[JobId]:
+    """The jobs that the service made in this one's place."""
+    history = site.call("explain", {"id": job})["history"]
+    return [entry["new"] for entry in history if entry["kind"] == "resubmitted"]
+
+
 def memo(site: PrivateSite, job: JobId | str) -> dict[str, Any]:
     """What `flux jobs` shows of the service's story, for ended jobs too."""
     text = site.instance.run("jobs", "--no-header", "--format={user.burst}", str(job)).strip()

@@ -26,14 +26,9 @@ def lose_a_node_under(site: PrivateSite, script: str) -> tuple[JobId, JobId]:
     failed = steps.await_event(site, job, "exception")["context"]
     assert (failed["type"], failed["severity"]) == ("exec", 0)
     assert failed["note"].startswith("node failure on burst-1 (")
-    (again,) = steps.eventually(lambda: _submitted_again(site, job))
+    (again,) = steps.eventually(lambda: steps.submitted_again(site, job))
     steps.await_output(site, again, 2)
     return job, again
-
-
-def _submitted_again(site: PrivateSite, job: JobId) -> list[JobId]:
-    history = site.call("explain", {"id": job})["history"]
-    return [entry["new"] for entry in history if entry["kind"] == "resubmitted"]
 
 
 def test_a_lost_node_is_replaced_under_its_own_name_and_its_job_is_submitted_again(site: PrivateSite) -> None:
@@ -72,5 +67,5 @@ def test_a_cancelled_job_is_not_submitted_again(site: PrivateSite) -> None:
     site.instance.run("cancel", str(job))
     steps.await_event(site, job, "clean")
     steps.eventually(lambda: steps.nothing_left(site))
-    assert _submitted_again(site, job) == []
+    assert steps.submitted_again(site, job) == []
     assert site.call("jobs")["jobs"] == []
