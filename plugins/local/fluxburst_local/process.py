@@ -40,6 +40,8 @@ JOIN_S = 0.7
 ANSWER_S = 30.0
 SOCKET_PATH_MAX = 107
 """Characters of a Unix socket's path (unix(7))."""
+TRIES = 3
+"""A supervisor that dies may close its connections before it stops to listen, so two tries can meet the same one."""
 
 
 class ProcessProvider:
@@ -120,7 +122,7 @@ class Connection:
         self.ask({"op": "list"})
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Send one request, and again if the supervisor goes away before it answers: all requests may be repeated.
+        """Send one request, and again if the supervisor goes away before it answers: all of them may be repeated.
 
         Raises:
             ProviderError: of the class that the supervisor names; ProviderUnavailable when it gives no answer.
@@ -128,12 +130,14 @@ class Connection:
         line = json.dumps(request).encode() + b"\n"
         with self._lock:
             try:
-                reply = self._exchange(line) or self._exchange(line)
+                reply = next(filter(None, (self._exchange(line) for _ in range(TRIES))), b"")
             except (OSError, subprocess.TimeoutExpired) as error:
                 self._drop()
                 raise ProviderUnavailable(f"{self._state_dir}: the supervisor gives no answer: {error}") from None
         if not reply:
-            raise ProviderUnavailable(f"{self._state_dir}: the supervisor ended twice during a request; see its log")
+            raise ProviderUnavailable(
+                f"{self._state_dir}: the supervisor ended {TRIES} times during a request; see its log"
+            )
         answer: dict[str, Any] = json.loads(reply)
         if "error" in answer:
             raise getattr(errors, answer["error"])(answer["message"])

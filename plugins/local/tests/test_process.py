@@ -250,6 +250,25 @@ def test_an_adopted_broker_that_ends_is_noticed_without_being_asked_for(machine:
     until(lambda: bool(json.loads(journal.read_text())["nodes"][0]["failed"]))
 
 
+def test_a_request_outlives_a_supervisor_that_dies_while_it_listens(machine: Machine) -> None:
+    provider = machine.provider()
+    machine.state_dir.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as dying:
+        dying.bind(str(machine.state_dir / supervisor.SOCKET))
+        dying.listen()
+
+        def die() -> None:
+            dying.accept()[0].close()
+            second, _ = dying.accept()
+            dying.close()
+            second.close()
+
+        with ThreadPoolExecutor(1) as pool:
+            dead = pool.submit(die)
+            assert provider.list_nodes() == []
+            dead.result()
+
+
 def test_a_stop_under_way_is_finished_by_the_next_supervisor(machine: Machine) -> None:
     machine.broker_does("trap '' TERM; touch \"$here/ready\"; exec sleep 600")
     provider = machine.provider(grace="500ms")
