@@ -28,6 +28,8 @@ HOSTS = "fluxburst/hosts"
 """The annotation with an order's hosts (RFC 29), the first of which is index 0's, whatever their order."""
 INDEX = "batch.kubernetes.io/job-completion-index"
 """Both label and annotation of an Indexed Job's pods."""
+LATE_S = 30.0
+"""A pod that is to be deleted, and is still there so long after its grace, will not end of itself."""
 KEPT_S = 600
 """So long a Job that has ended stays, so that what it says can be read, if nobody gives it back before."""
 
@@ -201,7 +203,12 @@ def _template(order: Order, pool: PoolSpec, options: PodOptions, provider: str) 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One host of an order. ``index`` is its pod's."""
+    """One host of an order. ``index`` is its pod's.
+
+    ``node`` is the cluster's node that its pod is bound to, empty while it has no place. ``since`` is when the pod, or
+    the Job that is to make it, was made, by the API server's clock. ``over`` says that nothing of it runs any more, or
+    should by now.
+    """
 
     request_id: RequestId
     pool: str
@@ -209,6 +216,9 @@ class Machine:
     index: int
     phase: NodePhase
     detail: str = ""
+    node: str = ""
+    since: float = 0.0
+    over: bool = False
 
     @property
     def node_id(self) -> NodeId:
@@ -250,7 +260,8 @@ def machines(
                 continue
             warning = warnings.get(found["metadata"]["name"], "")
             phase = NodePhase.FAILED if warning else NodePhase.STARTING
-            yield Machine(request_id, pool, host, index, phase, warning or "its pod is to be made")
+            detail = warning or "its pod is to be made"
+            yield Machine(request_id, pool, host, index, phase, detail, since=_made_at(found))
 
 
 def has_ended(job: Object) -> bool:
@@ -276,7 +287,19 @@ def _of_pod(pod: Object, waits: Mapping[str, float], now: float) -> Machine:
     request_id, pool, hosts = _tags(pod)
     index = int(pod["metadata"]["annotations"][INDEX])
     phase, detail = _phase(pod, waits.get(pool, 0.0), now)
-    return Machine(request_id, pool, hosts[index], index, phase, detail)
+    node = pod["spec"].get("nodeName", "")
+    return Machine(request_id, pool, hosts[index], index, phase, detail, node, _made_at(pod), _is_over(pod, now))
+
+
+def _is_over(pod: Object, now: float) -> bool:
+    """A deletion's time is when its grace ends; on a node that hangs, the pod stays beyond that."""
+    due = pod["metadata"].get("deletionTimestamp")
+    late = due is not None and now > datetime.fromisoformat(due).timestamp() + LATE_S
+    return late or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _made_at(found: Object) -> float:
+    return datetime.fromisoformat(found["metadata"]["creationTimestamp"]).timestamp()
 
 
 def _phase(pod: Object, wait_s: float, now: float) -> tuple[NodePhase, str]:
@@ -296,8 +319,7 @@ def _phase(pod: Object, wait_s: float, now: float) -> tuple[NodePhase, str]:
         return NodePhase.RUNNING, ""
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            since = datetime.fromisoformat(pod["metadata"]["creationTimestamp"]).timestamp()
-            phase = NodePhase.FAILED if now - since > wait_s else NodePhase.STARTING
+            phase = NodePhase.FAILED if now - _made_at(pod) > wait_s else NodePhase.STARTING
             return phase, f"Unschedulable: {condition.get('message', '')}"
     return NodePhase.STARTING, ""
 

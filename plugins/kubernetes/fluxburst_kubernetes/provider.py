@@ -120,7 +120,7 @@ class KubernetesProvider:
 
         Nobody gives such a Job's nodes back any more: they ended one by one, or by themselves.
         """
-        machines = self._machines()
+        machines = self.machines()
         alive = {objects.name_of(machine.request_id) for machine in machines}
         for job in self._jobs.objects():
             name = job["metadata"]["name"]
@@ -134,7 +134,8 @@ class KubernetesProvider:
         if deleted is not None and deleted["kind"] == "Job":
             self._jobs.put(deleted)
 
-    def _machines(self) -> list[Machine]:
+    def machines(self) -> list[Machine]:
+        """What :meth:`list_nodes` reports, with the pods' nodes; for providers built on this one."""
         # pods first: a Job that ends between the two looks takes no pod away that is still there
         pods, jobs = self._pods.objects(), self._jobs.objects()
         warnings = {
@@ -153,7 +154,7 @@ class KubernetesProvider:
         wanted = set(node_ids)
         left: dict[RequestId, int] = defaultdict(int)
         given: dict[RequestId, list[int]] = defaultdict(list)
-        for machine in self._machines():
+        for machine in self.machines():
             if machine.node_id in wanted:
                 given[machine.request_id].append(machine.index)
             elif machine.phase is not NodePhase.STOPPING:
