@@ -162,6 +162,7 @@ class Cluster:
         timeout_s: float | tuple[float, float],
     ) -> Any:
         import urllib3
+        from kubernetes.client.exceptions import ApiException
 
         client = self._connect()
         request = client.param_serialize(
@@ -174,8 +175,10 @@ class Cluster:
         )
         try:
             return client.call_api(*request, _request_timeout=timeout_s)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise ProviderUnavailable(f"{self._where}: the API server gives no answer: {error}") from None
+        except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
+            # of the client's own exceptions it is the one for a certificate that does not fit
+            told = " ".join(str(error).split())
+            raise ProviderUnavailable(f"{self._where}: the API server gives no answer: {told}") from None
 
     def _connect(self) -> ApiClient:
         """The client, made anew after credentials were refused: they may be others by now.
