@@ -15,19 +15,27 @@ from tests.kube import container
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane, find_assets
 from tests.kube.kubelet import FakeNode, Kubelet
+from tests.kube.token_reviews import TokenReviews
 
 MINICLUSTER = Path(__file__).parent / "crd" / "flux-framework.org_miniclusters.yaml"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
 @pytest.fixture(scope="session")
-def control_plane() -> Iterator[ControlPlane]:
+def token_reviews() -> Iterator[TokenReviews]:
+    """Whose the bearer tokens are that the control plane does not know; a test adds its judge, and takes it away."""
+    with TokenReviews() as reviews:
+        yield reviews
+
+
+@pytest.fixture(scope="session")
+def control_plane(token_reviews: TokenReviews) -> Iterator[ControlPlane]:
     """The API server, its controllers and the scheduler. A test that pauses it resumes it."""
     assets = find_assets()
     assert assets is not None  # else the test is skipped
     directory = Path(tempfile.mkdtemp(prefix="fb-kube-"))
     try:
-        with ControlPlane(assets, directory) as plane:
+        with ControlPlane(assets, directory, token_reviews.url) as plane:
             yield plane
     finally:
         shutil.rmtree(directory, ignore_errors=True)

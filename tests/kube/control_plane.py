@@ -87,10 +87,12 @@ class ControlPlane:
     Args:
         assets: The directory of its binaries.
         directory: Where it keeps everything. It must be there, and is left to the caller to remove.
+        token_webhook: Who is asked about bearer tokens that it does not know, each time.
     """
 
-    def __init__(self, assets: Path, directory: Path) -> None:
+    def __init__(self, assets: Path, directory: Path, token_webhook: str = "") -> None:
         self._assets = assets
+        self._token_webhook = token_webhook
         self._directory = directory
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._etcd_port, self.port = _free_ports(2)
@@ -241,6 +243,18 @@ class ControlPlane:
         )
 
     def _start_api_server(self) -> None:
+        webhook = []
+        if self._token_webhook:
+            path = self._directory / "token-webhook.kubeconfig"
+            cluster = {"name": "webhook", "cluster": {"server": self._token_webhook}}
+            context = {"name": "webhook", "context": {"cluster": "webhook", "user": ""}}
+            content = {"clusters": [cluster], "contexts": [context], "current-context": "webhook"}
+            path.write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **content}))
+            webhook = [
+                f"--authentication-token-webhook-config-file={path}",
+                "--authentication-token-webhook-version=v1",
+                "--authentication-token-webhook-cache-ttl=0s",
+            ]
         self._run(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self._etcd_port}",
@@ -262,6 +276,7 @@ class ControlPlane:
             "--default-unreachable-toleration-seconds=2",
             f"--audit-policy-file={self._directory / 'audit-policy.yaml'}",
             f"--audit-log-path={self._directory / 'audit.log'}",
+            *webhook,
         )
 
     def _start_controllers(self) -> None:
