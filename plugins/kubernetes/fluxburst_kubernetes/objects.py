@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -203,7 +203,7 @@ def _template(order: Order, pool: PoolSpec, options: PodOptions, provider: str) 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """One host of an order. ``index`` is its pod's.
+    """One host of an order. ``index`` is its pod's, and so are ``labels``.
 
     ``node`` is the cluster's node that its pod is bound to, empty while it has no place. ``since`` is when the pod, or
     the Job that is to make it, was made, by the API server's clock. ``over`` says that nothing of it runs any more, or
@@ -217,6 +217,7 @@ class Machine:
     phase: NodePhase
     detail: str = ""
     node: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
     since: float = 0.0
     over: bool = False
 
@@ -261,7 +262,8 @@ def machines(
             warning = warnings.get(found["metadata"]["name"], "")
             phase = NodePhase.FAILED if warning else NodePhase.STARTING
             detail = warning or "its pod is to be made"
-            yield Machine(request_id, pool, host, index, phase, detail, since=_made_at(found))
+            labels = found["spec"]["template"]["metadata"]["labels"]
+            yield Machine(request_id, pool, host, index, phase, detail, labels=labels, since=_made_at(found))
 
 
 def has_ended(job: Object) -> bool:
@@ -287,8 +289,18 @@ def _of_pod(pod: Object, waits: Mapping[str, float], now: float) -> Machine:
     request_id, pool, hosts = _tags(pod)
     index = int(pod["metadata"]["annotations"][INDEX])
     phase, detail = _phase(pod, waits.get(pool, 0.0), now)
-    node = pod["spec"].get("nodeName", "")
-    return Machine(request_id, pool, hosts[index], index, phase, detail, node, _made_at(pod), _is_over(pod, now))
+    return Machine(
+        request_id,
+        pool,
+        hosts[index],
+        index,
+        phase,
+        detail,
+        node=pod["spec"].get("nodeName", ""),
+        labels=pod["metadata"]["labels"],
+        since=_made_at(pod),
+        over=_is_over(pod, now),
+    )
 
 
 def _is_over(pod: Object, now: float) -> bool:

@@ -89,10 +89,11 @@ class KubernetesProvider:
     # Having it
 
     def launch(self, order: Order, /) -> None:
-        """Apply the order's three objects: the same order again changes nothing.
+        self.admit(order)
+        self.place(order, self._pools[order.pool])
 
-        The Job comes first, as it owns the others; its pods wait the moment that these take.
-        """
+    def admit(self, order: Order) -> None:
+        """Raises :class:`~fluxburst.errors.InvalidOrder` where it can be seen without a request that it cannot go."""
         if order.pool not in self._pools:
             raise InvalidOrder(f"[pool.{order.pool}] is not in the configuration of provider {self._context.name}")
         if order.boot.curve_cert is None:
@@ -100,7 +101,13 @@ class KubernetesProvider:
                 "the service cannot read the lead's certificate, [bootstrap] curve_cert, which the pods need; "
                 "run it as the instance's owner on the lead's machine"
             )
-        options, name = self._pools[order.pool], self._context.name
+
+    def place(self, order: Order, options: PodOptions) -> None:
+        """Apply an admitted order's three objects: the same order again changes nothing.
+
+        The Job comes first, as it owns the others; its pods wait the moment that these take.
+        """
+        name = self._context.name
         job = objects.job(order, self._context.pools[order.pool], options, name)
         owner = self._apply(self._jobs_path, job)
         self._jobs.put(owner)
@@ -135,7 +142,7 @@ class KubernetesProvider:
             self._jobs.put(deleted)
 
     def machines(self) -> list[Machine]:
-        """What :meth:`list_nodes` reports, with the pods' nodes; for providers built on this one."""
+        """What :meth:`list_nodes` reports, and where each is; for providers built on this one."""
         # pods first: a Job that ends between the two looks takes no pod away that is still there
         pods, jobs = self._pods.objects(), self._jobs.objects()
         warnings = {
