@@ -41,22 +41,28 @@ KEEPALIVE = [
 
 
 QUIET_S = 90.0
-"""A watch that hears nothing for so long has lost its server: there is a bookmark every minute."""
+"""A watch that hears nothing for so long is opened anew where it was: that finds a server that is silent for good."""
 
+TOLD = 600
+"""So many characters of a server's message are passed on: a refusal may quote the whole object."""
 
 _NO_SCHEMA = "failed to create typed patch object"
 """What is applied on the server's side with a field that the schema lacks is refused with this and status 500."""
 
 
-class NotFound(Exception):
+class NotFound(ProviderUnavailable):
     """There is no such object, or no such kind."""
 
 
-class Conflict(Exception):
+class AlreadyExists(ProviderUnavailable):
+    """There is an object of that name."""
+
+
+class Conflict(ProviderUnavailable):
     """What was sent is of an object as it was before."""
 
 
-class Gone(Exception):
+class Gone(ProviderUnavailable):
     """The server does not remember changes from so long ago."""
 
 
@@ -90,6 +96,17 @@ class Cluster:
     def post(self, path: str, body: Mapping[str, Any], **query: Any) -> Object:
         return self.request("POST", path, body, **query)
 
+    def create(self, path: str, body: Mapping[str, Any], *, private: bool = False, **query: Any) -> Object:
+        """Make an object in a collection; what the schema does not know is refused.
+
+        What the server says of a ``private`` one is not repeated, as it may quote what was sent.
+
+        Raises:
+            AlreadyExists: there is one of that name.
+        """
+        query = {"fieldManager": MANAGER, "fieldValidation": "Strict", **query}
+        return self.request("POST", path, body, private=private, **query)
+
     def apply(self, path: str, body: Mapping[str, Any], **query: Any) -> Object:
         """Make an object, or make it so, by server-side apply; what the schema does not know is refused."""
         query = {"fieldManager": MANAGER, "force": "true", "fieldValidation": "Strict", **query}
@@ -108,20 +125,27 @@ class Cluster:
         path: str,
         body: Mapping[str, Any] | None = None,
         content_type: str = "application/json",
+        *,
+        private: bool = False,
         **query: Any,
     ) -> Object:
         """Send a request, and return its answer.
 
         Raises:
             NotFound: there is no such object.
+            AlreadyExists: there is one already.
             Conflict: it was changed meanwhile.
             ProviderError: anything else, in the server's own words.
         """
         response = self._send(method, path, body, content_type, query, self._timeout_s)
         data = self._read(response)
         if not 200 <= response.status < 300:
-            self._fail(response.status, data, response)
-        answer: Object = json.loads(data)
+            self._fail(response.status, data, response, private=private)
+        try:
+            answer: Object = json.loads(data)
+        except ValueError:
+            _, begun = _status(data)
+            raise ProviderUnavailable(f"{self._where}: what answers is no API server: {begun}") from None
         return answer
 
     def watch(self, path: str, **query: Any) -> Watch:
@@ -165,15 +189,16 @@ class Cluster:
         from kubernetes.client.exceptions import ApiException
 
         client = self._connect()
-        request = client.param_serialize(
-            method=method,
-            resource_path=path,
-            query_params=list(query.items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
         try:
+            # it renews credentials, too
+            request = client.param_serialize(
+                method=method,
+                resource_path=path,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
             return client.call_api(*request, _request_timeout=timeout_s)
         except (urllib3.exceptions.HTTPError, ApiException, OSError) as error:
             # of the client's own exceptions it is the one for a certificate that does not fit
@@ -203,16 +228,17 @@ class Cluster:
         made.user_agent = f"fluxburst/{__version__}"
         return made
 
-    def _fail(self, status: int, data: bytes, response: Any) -> None:
+    def _fail(self, status: int, data: bytes, response: Any, *, private: bool = False) -> None:
         """Raise what the server's refusal means (Kubernetes API conventions, HTTP status codes)."""
-        message = _message(data) or f"status {status}"
+        reason, message = _status(data)
+        bare = f"status {status} {reason}".rstrip()
+        told = f"{self._where}: {bare if private or not message else message}"
         if status == 404:
-            raise NotFound(message)
+            raise NotFound(told)
         if status == 409:
-            raise Conflict(message)
+            raise AlreadyExists(told) if reason == "AlreadyExists" else Conflict(told)
         if status == 410:
-            raise Gone(message)
-        told = f"{self._where}: {message}"
+            raise Gone(told)
         if status == 403 and "exceeded quota" in message:
             raise QuotaExceeded(told)
         if status in (401, 403):
@@ -261,6 +287,7 @@ def by_kubeconfig(options: KubernetesOptions, where: str) -> Configure:
     def configure(configuration: Configuration) -> None:
         from kubernetes import config
         from kubernetes.config import ConfigException
+        from yaml import YAMLError
 
         try:
             if options.kubeconfig is None and not options.context and "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -270,20 +297,24 @@ def by_kubeconfig(options: KubernetesOptions, where: str) -> Configure:
                 config.load_kube_config(  # type: ignore[no-untyped-call]
                     path, options.context or None, client_configuration=configuration
                 )
-        except (ConfigException, OSError) as error:
+        except (ConfigException, OSError, YAMLError, ValueError, TypeError, AttributeError) as error:
+            # the last three are the client's own words for a file of another shape
             fix = "set kubeconfig and context, or run the service where it has a service account"
             raise AuthDenied(f"{where}: no way to a cluster: {' '.join(str(error).split())}; {fix}") from None
 
     return configure
 
 
-def _message(data: bytes) -> str:
-    """A Status object's message, or the beginning of what came instead."""
+def _status(data: bytes) -> tuple[str, str]:
+    """A Status object's reason, which is one word, and its message; or the beginning of what came instead."""
     try:
         status = json.loads(data)
     except ValueError:
-        return " ".join(data[:200].decode(errors="replace").split())
-    return str(status.get("message", "")) if isinstance(status, dict) else ""
+        return "", " ".join(data[:200].decode(errors="replace").split())
+    if not isinstance(status, dict):
+        return "", ""
+    message = str(status.get("message", ""))
+    return str(status.get("reason", "")), message if len(message) <= TOLD else f"{message[:TOLD]}…"
 
 
 def _seconds(header: str | None) -> float | None:

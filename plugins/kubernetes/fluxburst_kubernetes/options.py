@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from fluxburst import durations
+from fluxburst_kubernetes import merge
 
 Duration = Annotated[float, BeforeValidator(durations.parse)]
 """A Flux Standard Duration in the file, seconds in the model."""
@@ -72,8 +73,16 @@ class PodOptions(Table):
     grace: Duration = 30.0
     """How long a broker may take to leave before its pod is killed."""
     schedule_timeout: Duration = 600.0
-    """A pod that the scheduler has had no place for, for so long, has failed."""
+    """A pod for which there is no place, or whose image's registry gives no answer, has failed after so long."""
     max_lifetime: Duration | None = None
     """The cluster itself ends an order's pods after so long, whatever runs on them; longer than the longest job."""
     patch: dict[str, Any] = Field(default_factory=dict)
     """A strategic merge patch of the pod template, for everything else; the container is called ``follower``."""
+
+    @field_validator("patch", "volumes", "volume_mounts")
+    @classmethod
+    def _can_be_merged(cls, value: Any, info: ValidationInfo) -> Any:
+        called = {"volumes": "volumes", "volume_mounts": "volumeMounts"}.get(info.field_name or "")
+        if wrong := list(merge.faults({called: value} if called else value)):
+            raise ValueError("; ".join(wrong))
+        return value
