@@ -102,13 +102,15 @@ class Image:
     """What becomes of an image that is not simply this machine's root file system.
 
     Args:
-        missing: It cannot be pulled.
+        missing: It cannot be pulled, as the registry has none of that name.
+        unreachable: It cannot be pulled, as the registry gives no answer.
         pull_s: How long its pull takes, once on each node.
         entrypoint: Its command, for containers that name none.
         exit_code: Its containers end at once with this, whatever their command.
     """
 
     missing: bool = False
+    unreachable: bool = False
     pull_s: float = 0.0
     entrypoint: tuple[str, ...] = ()
     exit_code: int | None = None
@@ -557,17 +559,15 @@ class _Pod(threading.Thread):
         """Start a container, or find why it has to wait."""
         name = tracked.spec["image"]
         image = self._kubelet.images.get(name, Image())
-        if image.missing:
-            first = "ErrImagePull" not in str(tracked.state) and "ImagePullBackOff" not in str(tracked.state)
-            if first:
-                text = (
-                    f'failed to pull and unpack image "{name}": failed to resolve reference "{name}": {name}: not found'
-                )
+        if image.missing or image.unreachable:
+            why = f"{name}: not found" if image.missing else "dial tcp 192.0.2.1:443: i/o timeout"
+            text = f'failed to pull and unpack image "{name}": failed to resolve reference "{name}": {why}'
+            if "ErrImagePull" not in str(tracked.state) and "ImagePullBackOff" not in str(tracked.state):
                 tracked.wait("ErrImagePull", text)
                 self._kubelet.make_event(self._manifest, "Failed", f'Failed to pull image "{name}": {text}')
                 self._kubelet.make_event(self._manifest, "Failed", "Error: ErrImagePull")
             else:
-                tracked.wait("ImagePullBackOff", f'Back-off pulling image "{name}"')
+                tracked.wait("ImagePullBackOff", f'Back-off pulling image "{name}": ErrImagePull: {text}')
                 self._kubelet.make_event(self._manifest, "BackOff", f'Back-off pulling image "{name}"', "Normal")
                 self._kubelet.make_event(self._manifest, "Failed", "Error: ImagePullBackOff")
             tracked.back_off()

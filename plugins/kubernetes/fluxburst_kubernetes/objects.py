@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fluxburst import bootkit, hostlist
+from fluxburst.errors import InvalidOrder
 from fluxburst.model import BootMaterial, Host, NodeId, NodePhase, NodeReport, Offer, Order, PoolSpec, RequestId
 from fluxburst.provider import ProviderContext
 from fluxburst_kubernetes.merge import merge
@@ -42,11 +43,14 @@ _ENTRY = f"""\
 """Flux refuses a certificate that others may read, and a Secret's files belong to root. The broker's umask is its jobs'
 umask, so it stays as it was."""
 
+_NOT_PULLED = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
+"""Reasons for which a container waits that time may mend, unless the registry has said one of these words."""
+_NEVER_PULLED = ("not found", "notfound", "manifest unknown", "denied", "unauthorized", "authorization", "forbidden")
 _BROKEN_IMAGE = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+    {"InvalidImageName", "ErrImageNeverPull", "ImageInspectError", "SignatureValidationFailed", *_NOT_PULLED}
 )
 _BROKEN = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError", "CrashLoopBackOff"})
-"""Reasons for which a container waits that time alone does not mend (kubelet's container and image errors)."""
+"""Reasons that time alone does not mend (kubelet's container and image errors)."""
 
 
 def name_of(request_id: str) -> str:
@@ -68,7 +72,7 @@ def job(order: Order, pool: PoolSpec, options: PodOptions, provider: str) -> Obj
         "backoffLimitPerIndex": 0,
         "podReplacementPolicy": "Failed",
         "ttlSecondsAfterFinished": KEPT_S,
-        "template": merge(_template(order, pool, options, provider), options.patch),
+        "template": _tagged(merge(_template(order, pool, options), options.patch), order, provider),
     }
     if options.max_lifetime is not None:
         spec["activeDeadlineSeconds"] = round(options.max_lifetime)
@@ -146,7 +150,15 @@ def _labels(order: Order, provider: str) -> dict[str, str]:
     }
 
 
-def _template(order: Order, pool: PoolSpec, options: PodOptions, provider: str) -> Object:
+def _tagged(template: Object, order: Order, provider: str) -> Object:
+    """With the order's own labels and annotations, over the site's: what counts machines must not depend on these."""
+    metadata = template.get("metadata", {})
+    labels = {**metadata.get("labels", {}), **_labels(order, provider)}
+    annotations = {**metadata.get("annotations", {}), HOSTS: ",".join(order.hosts)}
+    return {**template, "metadata": {**metadata, "labels": labels, "annotations": annotations}}
+
+
+def _template(order: Order, pool: PoolSpec, options: PodOptions) -> Object:
     gpus = {options.gpu_resource: str(pool.gpus)} if pool.gpus else {}
     requests = options.requests or {"cpu": f"{pool.cores * 1000 - 500}m", **gpus}
     limits = options.limits or gpus
@@ -193,9 +205,7 @@ def _template(order: Order, pool: PoolSpec, options: PodOptions, provider: str) 
     ):
         if value:
             spec[key] = value
-    # the order's own labels last: what counts machines must not depend on what a site writes
-    labels, annotations = {**options.labels, **_labels(order, provider)}, {HOSTS: ",".join(order.hosts)}
-    return {"metadata": {"labels": labels, "annotations": {**options.annotations, **annotations}}, "spec": spec}
+    return {"metadata": {"labels": dict(options.labels), "annotations": dict(options.annotations)}, "spec": spec}
 
 
 # Reading back
@@ -206,8 +216,8 @@ class Machine:
     """One host of an order. ``index`` is its pod's, and so are ``labels``.
 
     ``node`` is the cluster's node that its pod is bound to, empty while it has no place. ``since`` is when the pod, or
-    the Job that is to make it, was made, by the API server's clock. ``over`` says that nothing of it runs any more, or
-    should by now.
+    the Job that is to make it, was made, by the API server's clock. ``made`` says that there is a pod; ``over`` that
+    nothing of it runs any more, or should by now.
     """
 
     request_id: RequestId
@@ -219,6 +229,7 @@ class Machine:
     node: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     since: float = 0.0
+    made: bool = False
     over: bool = False
 
     @property
@@ -230,46 +241,56 @@ class Machine:
 
 
 def machines(
-    jobs: Sequence[Object], pods: Sequence[Object], warnings: Mapping[str, str], waits: Mapping[str, float], now: float
+    jobs: Sequence[Object], pods: Sequence[Object], refusals: Mapping[str, str], waits: Mapping[str, float], now: float
 ) -> Iterator[Machine]:
     """Every machine that exists or is still to come.
+
+    What has the labels that select it and no annotations of ours was made by somebody else, and is left out.
 
     Args:
         jobs: All Jobs of the provider.
         pods: All its pods, those of deleted Jobs among them.
-        warnings: The latest warning about a Job, by its name, such as that a quota is exceeded.
-        waits: By pool, how many seconds a pod may have no place.
+        refusals: Why a pod of a Job could not be made of late, by the Job's name.
+        waits: By pool, how many seconds a pod may wait for what time may mend.
         now: POSIX seconds.
     """
     there: set[tuple[str, int]] = set()
     for pod in pods:
-        machine = _of_pod(pod, waits, now)
-        there.add((machine.request_id, machine.index))
-        yield machine
+        if {HOSTS, INDEX} <= pod["metadata"].get("annotations", {}).keys():
+            machine = _of_pod(pod, waits, now)
+            there.add((machine.request_id, machine.index))
+            yield machine
     for found in jobs:
-        if found["metadata"].get("deletionTimestamp"):
-            continue  # its pods go with it, and what it has not made it does not make any more
+        if HOSTS not in found["metadata"].get("annotations", {}):
+            continue
+        if has_ended(found) or "deletionTimestamp" in found["metadata"]:
+            continue  # what it has not made it does not make any more, and its pods go with it
         request_id, pool, hosts = _tags(found)
         status = found.get("status", {})
-        if any(
-            one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in status.get("conditions", ())
-        ):
-            continue
         over = {*_indexes(status.get("completedIndexes", "")), *_indexes(status.get("failedIndexes", ""))}
+        why = refusals.get(found["metadata"]["name"], "")
+        hopeless = "forbidden" in why or (why and now - _made_at(found) > waits.get(pool, 0.0))
+        phase = NodePhase.FAILED if hopeless else NodePhase.STARTING
+        labels = found["spec"]["template"]["metadata"]["labels"]
         for index, host in enumerate(hosts):
-            if index in over or (request_id, index) in there:
-                continue
-            warning = warnings.get(found["metadata"]["name"], "")
-            phase = NodePhase.FAILED if warning else NodePhase.STARTING
-            detail = warning or "its pod is to be made"
-            labels = found["spec"]["template"]["metadata"]["labels"]
-            yield Machine(request_id, pool, host, index, phase, detail, labels=labels, since=_made_at(found))
+            if index not in over and (request_id, index) not in there:
+                detail = why or "its pod is to be made"
+                yield Machine(request_id, pool, host, index, phase, detail, labels=labels, since=_made_at(found))
 
 
 def has_ended(job: Object) -> bool:
     """Whether a Job makes no more pods: all have succeeded or failed."""
     conditions = job.get("status", {}).get("conditions", ())
     return any(one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in conditions)
+
+
+def require_single_tries(job: Object, where: str) -> None:
+    """Raises :class:`~fluxburst.errors.InvalidOrder` where the server has dropped what it does not know.
+
+    Its Jobs then make a pod for each that is given back.
+    """
+    if job["spec"].get("backoffLimitPerIndex") != 0:
+        raise InvalidOrder(f"{where}: the cluster does not keep a Job's backoffLimitPerIndex; Kubernetes 1.29 does")
 
 
 def _tags(found: Object) -> tuple[RequestId, str, tuple[Host, ...]]:
@@ -285,20 +306,26 @@ def _indexes(text: str) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
+def host_of(pod: Object) -> Host:
+    """The host that a pod of ours is."""
+    _, _, hosts = _tags(pod)
+    return hosts[int(pod["metadata"]["annotations"][INDEX])]
+
+
 def _of_pod(pod: Object, waits: Mapping[str, float], now: float) -> Machine:
-    request_id, pool, hosts = _tags(pod)
-    index = int(pod["metadata"]["annotations"][INDEX])
+    request_id, pool, _ = _tags(pod)
     phase, detail = _phase(pod, waits.get(pool, 0.0), now)
     return Machine(
         request_id,
         pool,
-        hosts[index],
-        index,
+        host_of(pod),
+        int(pod["metadata"]["annotations"][INDEX]),
         phase,
         detail,
         node=pod["spec"].get("nodeName", ""),
         labels=pod["metadata"]["labels"],
         since=_made_at(pod),
+        made=True,
         over=_is_over(pod, now),
     )
 
@@ -315,23 +342,27 @@ def _made_at(found: Object) -> float:
 
 
 def _phase(pod: Object, wait_s: float, now: float) -> tuple[NodePhase, str]:
-    status = pod.get("status", {})
+    status, deleted = pod.get("status", {}), "deletionTimestamp" in pod["metadata"]
     if status.get("phase") == "Failed":
         # told before all else: why it failed is what its deletion must not hide
-        return (NodePhase.STOPPING if pod["metadata"].get("deletionTimestamp") else NodePhase.FAILED), _why(status)
-    if pod["metadata"].get("deletionTimestamp") or status.get("phase") == "Succeeded":
+        return (NodePhase.STOPPING if deleted else NodePhase.FAILED), _why(status)
+    if deleted:
         return NodePhase.STOPPING, ""
+    if status.get("phase") == "Succeeded":
+        return NodePhase.FAILED, "its broker left with status 0"
+    late = now - _made_at(pod) > wait_s
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
         waiting = container.get("state", {}).get("waiting", {})
-        reason = waiting.get("reason", "")
+        reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _BROKEN_IMAGE or reason in _BROKEN:
             what = f"image {container['image']}" if reason in _BROKEN_IMAGE else f"container {container['name']}"
-            return NodePhase.FAILED, f"{what}: {reason}: {waiting.get('message', '')}".rstrip(": ")
+            hopeful = reason in _NOT_PULLED and not late and not any(word in message.lower() for word in _NEVER_PULLED)
+            return NodePhase.STARTING if hopeful else NodePhase.FAILED, f"{what}: {reason}: {message}".rstrip(": ")
     if status.get("phase") == "Running":
         return NodePhase.RUNNING, ""
     for condition in status.get("conditions", ()):
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            phase = NodePhase.FAILED if now - _made_at(pod) > wait_s else NodePhase.STARTING
+            phase = NodePhase.FAILED if late else NodePhase.STARTING
             return phase, f"Unschedulable: {condition.get('message', '')}"
     return NodePhase.STARTING, ""
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fluxburst.errors import InvalidOrder, ProviderError, ProviderUnavailable
@@ -24,19 +26,19 @@ from fluxburst.model import (
 from fluxburst.provider import ProviderContext
 from fluxburst.provider.protocol import options as read
 from fluxburst_kubernetes import objects
-from fluxburst_kubernetes.cluster import Cluster, Conflict, NotFound, by_kubeconfig
+from fluxburst_kubernetes.cluster import AlreadyExists, Cluster, NotFound, by_kubeconfig
 from fluxburst_kubernetes.mirror import Mirror
 from fluxburst_kubernetes.objects import Machine, Object
 from fluxburst_kubernetes.options import KubernetesOptions, PodOptions
 
 NEEDED = (
-    ("batch", "jobs", ("list", "watch", "patch", "create", "delete")),
-    ("", "pods", ("list", "watch", "delete", "deletecollection")),
-    ("", "secrets", ("patch", "create")),
-    ("", "services", ("patch", "create")),
+    ("batch", "jobs", ("get", "list", "watch", "create", "delete")),
+    ("", "pods", ("list", "watch", "deletecollection")),
+    ("", "secrets", ("create",)),
+    ("", "services", ("create",)),
     ("", "events", ("list", "watch")),
 )
-"""What the provider does in its namespace: API group, resource, verbs. To apply what is not there needs ``create``."""
+"""What the provider does in its namespace: API group, resource, verbs."""
 
 
 def build(context: ProviderContext) -> KubernetesProvider:
@@ -65,9 +67,12 @@ class KubernetesProvider:
         mine = objects.selector(context.cluster, context.name)
         self._jobs = Mirror(self._cluster, self._jobs_path, labelSelector=mine)
         self._pods = Mirror(self._cluster, f"{self._namespace}/pods", labelSelector=mine)
-        self._warnings = Mirror(
-            self._cluster, f"{self._namespace}/events", fieldSelector="involvedObject.kind=Job,type=Warning"
+        self._refusals = Mirror(
+            self._cluster, f"{self._namespace}/events", fieldSelector="involvedObject.kind=Job,reason=FailedCreate"
         )
+        self._lock = threading.Lock()
+        self._released: set[NodeId] = set()
+        """What was given back and is still listed: a Job may make a pod for it all the same, if it had none."""
 
     # What could be had
 
@@ -103,24 +108,39 @@ class KubernetesProvider:
             )
 
     def place(self, order: Order, options: PodOptions) -> None:
-        """Apply an admitted order's three objects: the same order again changes nothing.
+        """Make an admitted order's three objects; those that are there already stay as they are.
 
-        The Job comes first, as it owns the others; its pods wait the moment that these take.
+        The Job comes first, as it owns the others; its pods wait the moment that these take. Where one of the others is
+        refused, the Job goes again.
         """
         name = self._context.name
         job = objects.job(order, self._context.pools[order.pool], options, name)
-        owner = self._apply(self._jobs_path, job)
+        path = f"{self._jobs_path}/{job['metadata']['name']}"
+        made = self._make(self._jobs_path, job)
+        owner = made or self._cluster.get(path)
+        if "deletionTimestamp" in owner["metadata"]:
+            raise ProviderUnavailable(f"provider {name}: {job['metadata']['name']} is being deleted")
         self._jobs.put(owner)
-        self._apply(f"{self._namespace}/secrets", objects.secret(order, options, name, owner))
-        self._apply(f"{self._namespace}/services", objects.service(order, options, name, owner))
-
-    def _apply(self, path: str, body: Object, **query: Any) -> Object:
         try:
-            return self._cluster.apply(f"{path}/{body['metadata']['name']}", body, **query)
+            objects.require_single_tries(owner, f"provider {name}")
+            self._make(f"{self._namespace}/secrets", objects.secret(order, options, name, owner), private=True)
+            self._make(f"{self._namespace}/services", objects.service(order, options, name, owner))
+        except ProviderUnavailable:
+            raise
+        except ProviderError:
+            # a clear no, unless the Job is from before, with all that it needs
+            if made is not None:
+                self._delete_job(order.request_id)
+            raise
+
+    def _make(self, path: str, body: Object, **query: Any) -> Object | None:
+        """The object as it was made, or None where there was one."""
+        try:
+            return self._cluster.create(path, body, **query)
+        except AlreadyExists:
+            return None
         except NotFound as error:
-            raise InvalidOrder(f"provider {self._context.name}: {error}") from None
-        except Conflict as error:
-            raise ProviderUnavailable(f"provider {self._context.name}: {error}") from None
+            raise InvalidOrder(str(error)) from None  # it is the namespace that is not there
 
     def list_nodes(self) -> Sequence[NodeReport]:
         """All of them; a Job that has ended, and whose pods were all given back, is deleted on the way.
@@ -130,33 +150,45 @@ class KubernetesProvider:
         machines = self.machines()
         alive = {objects.name_of(machine.request_id) for machine in machines}
         for job in self._jobs.objects():
-            name = job["metadata"]["name"]
-            if objects.has_ended(job) and name not in alive and "deletionTimestamp" not in job["metadata"]:
-                self._delete_job(name)
+            metadata = job["metadata"]
+            if objects.has_ended(job) and metadata["name"] not in alive and "deletionTimestamp" not in metadata:
+                self._delete_job(metadata["labels"][objects.ORDER])
         return [machine.report() for machine in machines]
 
-    def _delete_job(self, name: str) -> None:
-        """Its pods, its Secret and its Service go with it."""
-        deleted = self._cluster.delete(f"{self._jobs_path}/{name}", propagationPolicy="Foreground")
-        if deleted is not None and deleted["kind"] == "Job":
+    def _delete_job(self, request_id: str) -> None:
+        """Its pods, its Secret and its Service go with it; pods that it has left behind go, too."""
+        path = f"{self._jobs_path}/{objects.name_of(request_id)}"
+        deleted = self._cluster.delete(path, propagationPolicy="Foreground")
+        if deleted is None:
+            self._cluster.delete(f"{self._namespace}/pods", labelSelector=f"{objects.ORDER}={request_id}")
+        elif deleted["kind"] == "Job":
             self._jobs.put(deleted)
 
     def machines(self) -> list[Machine]:
         """What :meth:`list_nodes` reports, and where each is; for providers built on this one."""
         # pods first: a Job that ends between the two looks takes no pod away that is still there
         pods, jobs = self._pods.objects(), self._jobs.objects()
-        warnings = {
-            event["involvedObject"]["name"]: f"{event.get('reason', '')}: {event.get('message', '')}"
-            for event in sorted(self._warnings.objects(), key=_last_seen)
+        refusals = {
+            event["involvedObject"]["name"]: str(event.get("message", ""))
+            for event in sorted(self._refusals.objects(), key=_last_seen)
         }
         waits = {name: options.schedule_timeout for name, options in self._pools.items()}
-        found = objects.machines(jobs, pods, warnings, waits, time.time())
-        return sorted(found, key=lambda machine: (machine.request_id, machine.index))
+        found = objects.machines(jobs, pods, refusals, waits, time.time())
+        listed = sorted(found, key=lambda machine: (machine.request_id, machine.index))
+        with self._lock:
+            self._released &= {machine.node_id for machine in listed}
+            given = {machine.node_id for machine in listed if not machine.made} & self._released
+        detail = "given back before its pod was made"
+        return [
+            replace(machine, phase=NodePhase.STOPPING, detail=detail) if machine.node_id in given else machine
+            for machine in listed
+        ]
 
     def release(self, node_ids: Collection[NodeId], /) -> None:
         """Delete these pods, and an order's Job with its last one.
 
-        A Job makes no other pod for one that was deleted: it may fail no index more than once.
+        A Job makes no other pod for one that was deleted: it may fail no index more than once. A pod that it has yet to
+        make is listed as stopping, and deleted by a later call.
         """
         wanted = set(node_ids)
         left: dict[RequestId, int] = defaultdict(int)
@@ -166,16 +198,18 @@ class KubernetesProvider:
                 given[machine.request_id].append(machine.index)
             elif machine.phase is not NodePhase.STOPPING:
                 left[machine.request_id] += 1
+        with self._lock:
+            self._released |= wanted
         for request_id, indexes in given.items():
             if not left[request_id]:
-                self._delete_job(objects.name_of(request_id))
+                self._delete_job(request_id)
                 continue
             some = ",".join(map(str, sorted(indexes)))
             these = f"{objects.ORDER}={request_id},{objects.INDEX} in ({some})"
             self._cluster.delete(f"{self._namespace}/pods", labelSelector=these)
 
     def close(self) -> None:
-        for mirror in (self._jobs, self._pods, self._warnings):
+        for mirror in (self._jobs, self._pods, self._refusals):
             mirror.close()
         self._cluster.close()
 
@@ -184,12 +218,12 @@ class KubernetesProvider:
     def check(self) -> Sequence[Finding]:
         try:
             version = self._cluster.get("/version")["gitVersion"]
-        except (ProviderError, NotFound) as error:
+        except ProviderError as error:
             return [Finding("cluster", Severity.ERROR, str(error), "mend what it says, then check again")]
         findings = [Finding("cluster", Severity.OK, f"Kubernetes {version} answers")]
         try:
             findings.append(self._check_permissions())
-        except (ProviderError, NotFound) as error:
+        except ProviderError as error:
             fix = "let the service's account make SelfSubjectAccessReviews, or ignore this"
             findings.append(Finding("permissions", Severity.WARNING, str(error), fix))
         return [*findings, *map(self._check_pool, self._pools)]
@@ -223,8 +257,10 @@ class KubernetesProvider:
         """A dry run of an order of one node: schema, admission, and that the namespace is there."""
         pool = self._context.pools[name]
         order = objects.sample_order(self._context, pool)
+        job = objects.job(order, pool, self._pools[name], self._context.name)
         try:
-            self._apply(self._jobs_path, objects.job(order, pool, self._pools[name], self._context.name), dryRun="All")
+            if made := self._make(self._jobs_path, job, dryRun="All"):
+                objects.require_single_tries(made, f"provider {self._context.name}")
         except ProviderError as error:
             fix = f"mend [pool.{name}.options], or what the cluster does not admit"
             return Finding(f"pool {name}", Severity.ERROR, str(error), fix)
