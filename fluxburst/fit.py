@@ -116,7 +116,13 @@ def fit_of(pool: PoolRooms, demand: Demand) -> Fit | No:
             lasting=True,
             fix="drop --requires, or name a property of the pool",
         )
-    count = demand.nodes or -(-demand.slots // slots)
+    count, most = demand.nodes or -(-demand.slots // slots), pool.most(hosts)
+    if declared >= count > most:
+        return No(
+            f"needs {count} nodes, an order of this pool has {most} at the most",
+            lasting=True,
+            fix=f"ask for {most} nodes or fewer, or declare a larger block in [pool.{state.name}] hosts",
+        )
     if count > declared:
         return No(
             f"needs {count} nodes, the pool declares {declared}",

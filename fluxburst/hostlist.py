@@ -48,6 +48,23 @@ def expand(text: str) -> tuple[Host, ...]:
     return tuple(Host(host) for host in hosts)
 
 
+def blocks(hosts: Iterable[Host]) -> tuple[tuple[Host, ...], ...]:
+    """Hosts that are called ``NAME-0``, ``NAME-1`` and so on, by their NAME: ``c2-0-[0-1],c2-1-[0-1]`` are two blocks.
+
+    Raises:
+        ValueError: a name is not of this form, or one is missing before it.
+    """
+    found: dict[str, list[Host]] = {}
+    for host in hosts:
+        name, _, index = host.rpartition("-")
+        block = found.setdefault(name, [])
+        if not name or index != str(len(block)):
+            expected = f"{name}-{len(block)} is missing before it" if name else "it has no block's name"
+            raise ValueError(f"{host}: {expected}; declare hosts in blocks such as 'c2-0-[0-15],c2-1-[0-15]'")
+        block.append(host)
+    return tuple(map(tuple, found.values()))
+
+
 def fold(hosts: Iterable[str]) -> str:
     """The short form for people: c0, c1, c2 give ``c[0-2]``. Sorted; an empty set gives an empty string."""
     names = list(hosts)

@@ -90,8 +90,9 @@ class PoolState:
     """One pool at the moment of planning.
 
     ``declared`` is all its hosts with their ranks; ``fleet`` those that are up or coming; ``free`` those that may be
-    ordered now, in order. ``failing`` is True after a launch or boot failed, until a node serves again: then every
-    job's nodes are ordered apart. ``closed`` says why nothing may be bought in it now (empty: it may),
+    ordered now, in order. Where there are ``blocks`` of hosts, an order takes the beginning of one that no other order
+    has any of. ``failing`` is True after a launch or boot failed, until a node serves again: then every job's nodes are
+    ordered apart. ``closed`` says why nothing may be bought in it now (empty: it may),
     ``closed_until_at`` until when, ``closed_fix`` what would open it before. ``boot_s`` and ``tail_s`` are what a
     node's reserved life has before and after its jobs at the most: the join timeout; idling (``idle_s`` of it),
     stopping and being released. ``least_s`` is how long it lives at the least once it is up; ``shrink`` which nodes of
@@ -106,6 +107,7 @@ class PoolState:
     declared: Mapping[Host, int]
     fleet: tuple[FleetNode, ...] = ()
     free: tuple[Host, ...] = ()
+    blocks: tuple[tuple[Host, ...], ...] = ()
     failing: bool = False
     closed: str = ""
     closed_until_at: float | None = None

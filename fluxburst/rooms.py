@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from bisect import bisect_left, insort
 from collections import Counter
@@ -341,7 +342,10 @@ class PoolRooms:
         return sum(map(len, self._buckets.values()))
 
     def orderable(self, hosts: frozenset[Host] | None, count: int) -> list[Host]:
-        """The first hosts that may be ordered, ``count`` at most."""
+        """The first hosts that may be ordered, ``count`` at most; of blocks, of the smallest that has so many."""
+        if self.state.blocks:
+            starts = [start for start in self._starts(hosts) if len(start) >= count]
+            return min(starts, key=len)[:count] if starts else []
         found: list[Host] = []
         if count > 0:
             for host in self.free:
@@ -352,7 +356,22 @@ class PoolRooms:
         return found
 
     def orderable_count(self, hosts: frozenset[Host] | None) -> int:
+        """How many of these hosts one order may have now."""
+        if self.state.blocks:
+            return max(map(len, self._starts(hosts)), default=0)
         return len(self.free) if hosts is None else sum(host in hosts for host in self.free)
+
+    def most(self, hosts: frozenset[Host] | None) -> int:
+        """How many of these hosts a job may have at the most: of blocks, as many as an order has."""
+        if self.state.blocks:
+            return max(len(_start(block, hosts)) for block in self.state.blocks)
+        return len(self.state.declared) if hosts is None else len(hosts)
+
+    def _starts(self, hosts: frozenset[Host] | None) -> Iterator[list[Host]]:
+        """What an order may take of each block that no order has any of."""
+        for block in self.state.blocks:
+            if all(host in self.free for host in block):
+                yield _start(block, hosts)
 
     def _reckon(self, room: Room) -> None:
         """Work out what is free from the node and the bookings, and file it."""
@@ -411,3 +430,7 @@ class PoolRooms:
         del self.rooms[room.host]
         self._there.pop(room.host, None)
         del self._by_rank[room.rank]
+
+
+def _start(block: Sequence[Host], hosts: frozenset[Host] | None) -> list[Host]:
+    return list(itertools.takewhile(lambda host: hosts is None or host in hosts, block))

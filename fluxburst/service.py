@@ -77,7 +77,15 @@ class Service:
         # time goes on from the latest record, by the loop's own clock: a wall clock that is set back stops nothing
         now = max([clock(), *(node.changed_at for node in store.live_nodes())])
         world = World(
-            config, store, instance.facts, lambda: boot, new_id, providers.shrink, plugins.order_offers, now=now
+            config,
+            store,
+            instance.facts,
+            lambda: boot,
+            new_id,
+            providers.shrink,
+            providers.in_blocks,
+            plugins.order_offers,
+            now=now,
         )
         self.controller = Controller(world, plugins, planner or Packer(), dry_run=dry_run)
         self.reports = Reports(world, plugins, providers)

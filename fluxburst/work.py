@@ -698,7 +698,7 @@ class Work:
         parts, join_s = [(quote, count)], quote.join_s
         if left is not None and left < count:
             self.scanty = self.scanty or (left > 0 and count > 1)
-            others = quotes[1:] if left and self._way.split else ()
+            others = quotes[1:] if left and self._way.split and not pool.state.blocks else ()
             rest = next((other for other in others if self._has(other, count - left)), None)
             if rest is None:
                 # what we forbid ourselves comes first: then the provider need not be asked again and again
@@ -735,6 +735,8 @@ class Work:
         serves = 1
         if not rooms and len(parts) == 1:
             most = most if left is None else min(most, left)
+            if pool.state.blocks and (fit.count > 1 or pool.state.failing):
+                most = count  # one order each, and so a block each
             serves = min(jobs, most // count) if fit.count > 1 else min(jobs, most * fit.sharing)
             needed = count * serves if fit.count > 1 else -(-serves // fit.sharing)
             if serves > 1 and self._exposed(pool, fit, [(quote, needed)], facts, end_at, serves) is not None:
@@ -757,8 +759,9 @@ class Work:
             kept.hosts = True
             return kept, min(allowed, room)
         declared = len(pool.state.declared) if fit.hosts is None else len(fit.hosts)
+        what = "no large enough block of its" if pool.state.blocks else "too few of its"
         no = No(
-            f"too few of its {declared} hosts are free",
+            f"{what} {declared} hosts {'is' if pool.state.blocks else 'are'} free",
             lasting=False,
             scarce=count - room,
             fix=f"wait for other jobs to end, or declare more hosts in [pool.{pool.state.name}] hosts",
@@ -987,7 +990,8 @@ class Work:
     def _order(self, quote: Quote, facts: Facts, rooms: Sequence[Room], jobs: Sequence[JobId], apart: object) -> None:
         # nodes that leave together are reserved for as long
         together = self.pools[quote.offer.pool].state.shrink is not Shrink.ANY
-        key = (id(quote), facts.shape.account, apart, facts.duration_s if together else None)
+        block = next((block for block in self.pools[quote.offer.pool].state.blocks if rooms[0].host in block), None)
+        key = (id(quote), facts.shape.account, apart, facts.duration_s if together else None, block)
         _, mine, for_jobs = self._orders.setdefault(key, (quote, [], []))
         mine.extend(rooms)
         for_jobs.extend(jobs)
@@ -1146,6 +1150,8 @@ class Work:
         missing = wanted - len(pool.rooms)
         if missing <= 0:
             return ""
+        if pool.state.blocks:
+            missing = max(1, min(missing, pool.orderable_count(None)))  # and the rest with the next plans
         demand = Demand(missing, missing, pool.state.cores, pool.state.gpus, exclusive=True)
         facts = self.facts(Shape(demand, (name,)))
         found = self._new(facts, 1, beside=False)

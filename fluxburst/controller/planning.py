@@ -309,6 +309,7 @@ class View:
             declared=world.declared[name],
             fleet=fleet,
             free=tuple(host for host, node in hosts.items() if node is FREE),
+            blocks=world.blocks[name],
             failing=failing,
             closed=closed,
             closed_until_at=until_at,

@@ -190,6 +190,7 @@ class World:
         boot: Callable[[], BootMaterial],
         new_id: Callable[[], RequestId],
         shrink: Mapping[str, Shrink],
+        in_blocks: Collection[str],
         order_offers: OrderOffers,
         *,
         now: float,
@@ -210,6 +211,11 @@ class World:
             pool: {host: self.ranks[host] for host in config.hosts_of(pool) if host in self.ranks}
             for pool in config.pool
         }
+        self.blocks = {
+            name: hostlist.blocks(config.hosts_of(name)) if pool.provider in in_blocks else ()
+            for name, pool in config.pool.items()
+        }
+        """The blocks of hosts of each pool whose provider takes them so."""
         self.properties = {
             name: frozenset({config.property_of(name), *pool.properties}) for name, pool in config.pool.items()
         }

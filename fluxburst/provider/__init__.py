@@ -21,7 +21,7 @@ from fluxburst.model import (
     Shrink,
 )
 from fluxburst.provider.hookspecs import hookimpl
-from fluxburst.provider.protocol import Provider, ProviderContext, ProviderFactory, options
+from fluxburst.provider.protocol import Provider, ProviderContext, ProviderFactory, blocks, options
 
 __all__ = [
     "BootMaterial",
@@ -42,6 +42,7 @@ __all__ = [
     "Secret",
     "Severity",
     "Shrink",
+    "blocks",
     "hookimpl",
     "options",
 ]

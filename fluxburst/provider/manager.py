@@ -63,6 +63,11 @@ class Providers:
         return {name: provider.shrink for name, provider in self._providers.items()}
 
     @property
+    def in_blocks(self) -> frozenset[str]:
+        """The providers an order of which takes a block of hosts."""
+        return frozenset(name for name, provider in self._providers.items() if getattr(provider, "in_blocks", False))
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._providers)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from fluxburst import hostlist
 from fluxburst.errors import ConfigError
-from fluxburst.model import Demand, Finding, NodeId, NodeReport, Offer, Order, PoolSpec, Refusal, Shrink
+from fluxburst.model import Demand, Finding, Host, NodeId, NodeReport, Offer, Order, PoolSpec, Refusal, Shrink
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -34,6 +35,10 @@ class Provider(Protocol):
 
     Every call ends some time: give the calls of your cloud's library a time limit. Any other exception than a
     ProviderError counts as :class:`~fluxburst.errors.ProviderUnavailable`: outcome unknown.
+
+    A provider that cannot name each machine may have an attribute ``in_blocks`` that is true. Then its pools' hosts are
+    in blocks called ``NAME-0``, ``NAME-1`` and so on (its factory asks :func:`blocks` whether they are), and an order
+    is the beginning of one block of which no other order has a host.
     """
 
     shrink: Shrink
@@ -63,6 +68,22 @@ class Provider(Protocol):
 
 ProviderFactory = Callable[[ProviderContext], Provider]
 """Builds a provider; raises :class:`~fluxburst.errors.ConfigError` when its tables are wrong. Talks to no one yet."""
+
+
+def blocks(context: ProviderContext) -> dict[str, tuple[tuple[Host, ...], ...]]:
+    """The blocks of hosts of each pool, for a provider whose orders take one (see :class:`Provider`).
+
+    Raises:
+        ConfigError: a pool's hosts are in none.
+    """
+    found = {}
+    for name, pool in context.pools.items():
+        try:
+            found[name] = hostlist.blocks(pool.hosts)
+        except ValueError as error:
+            raise ConfigError(f"[pool.{name}] hosts: {error}") from None
+    return found
+
 
 _Model = TypeVar("_Model", bound="BaseModel")
 

@@ -17,6 +17,7 @@ from itertools import takewhile
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from fluxburst import hostlist
 from fluxburst.errors import InvalidOrder, NoCapacity, ProviderError
 from fluxburst.flux.protocol import Loop
 from fluxburst.provider import (
@@ -34,6 +35,7 @@ from fluxburst.provider import (
     RequestId,
     Severity,
     Shrink,
+    blocks,
     options,
 )
 from fluxburst_mock.instance import MockInstance
@@ -45,6 +47,8 @@ class ProviderOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     shrink: Shrink = Shrink.ANY
+    in_blocks: bool = False
+    """Whether an order takes one block of its pool's hosts, see :class:`fluxburst.provider.Provider`."""
 
 
 class OfferOptions(BaseModel):
@@ -311,13 +315,15 @@ class MockProvider:
 
     def __init__(self, context: ProviderContext, cloud: MockCloud) -> None:
         where = f"provider.{context.name}"
-        self.shrink = options(ProviderOptions, context.options, where).shrink
+        chosen = options(ProviderOptions, context.options, where)
+        self.shrink, self.in_blocks = chosen.shrink, chosen.in_blocks
         self._name = context.name
         self._pools = context.pools
         self._offers = {
             name: options(PoolOptions, pool.options, f"pool.{name}.options").each(name)
             for name, pool in context.pools.items()
         }
+        self._blocks = blocks(context) if self.in_blocks else {}
         self._cloud = cloud
         for offers in self._offers.values():
             for stock, offer in offers.items():
@@ -345,7 +351,18 @@ class MockProvider:
             stock = stock if stock in offers else order.pool
             if stock not in offers:
                 raise InvalidOrder(f"pool {order.pool} has no offer {want.instance_type} in {want.zone}")
+            if self.in_blocks:
+                self._require_block(order)
             self._cloud.launch(order, offers[stock].boot_s, stock)
+
+    def _require_block(self, order: Order) -> None:
+        """An order's hosts are the first of one block, of which no other order has a machine."""
+        block = next(block for block in self._blocks[order.pool] if order.hosts[0] in block)
+        if order.hosts != block[: len(order.hosts)]:
+            raise InvalidOrder(f"pool {order.pool}: {hostlist.fold(order.hosts)} is not the beginning of one block")
+        others = {one.host for one in self._cloud.list([order.pool]) if one.request_id != order.request_id}
+        if taken := others.intersection(block):
+            raise NoCapacity(f"pool {order.pool}: another order has {hostlist.fold(sorted(taken))} of the block")
 
     def list_nodes(self) -> Sequence[NodeReport]:
         with self._cloud.call("list_nodes"):

@@ -110,6 +110,7 @@ class Site:
         text += f'on_node_loss = "{dice.choice(["leave", "resubmit"])}"\nmax_resubmits = 2\n'
         for provider in ("one", "two"):
             text += f'[provider.{provider}]\nplugin = "mock"\nshrink = "{dice.choice(["any", "tail", "order"])}"\n'
+            text += f"in_blocks = {dice.choice(['false', 'false', 'true'])}\n"
         for pool, provider in (("cpu", "one"), ("spot", dice.choice(["one", "two"]))):
             text += (
                 f'[pool.{pool}]\nprovider = "{provider}"\nhosts = "{pool}-[0-{self.declared[pool] - 1}]"\n'

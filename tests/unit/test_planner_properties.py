@@ -12,7 +12,7 @@ import math
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -204,6 +204,14 @@ DURATION = st.sampled_from([3840.0, 1920.0, 7680.0, 0.0])  # as providers are as
 CONSTRAINT = seldom('{"hostlist":["a0,a2,b1"]}', '{"properties":["big"]}', '{"ranks":["1-2"]}', usual="")
 SPOT = seldom(True, False, usual=None)
 SHRINK = st.sampled_from([Shrink.ANY, *Shrink])
+BLOCKS: st.SearchStrategy[Callable[[Sequence[Host]], tuple[tuple[Host, ...], ...]]] = st.sampled_from(
+    [
+        *[lambda hosts: ()] * 3,
+        lambda hosts: (tuple(hosts),),
+        lambda hosts: tuple(filter(None, (tuple(hosts[:2]), tuple(hosts[2:])))),
+    ]
+)
+"""How a pool's hosts are in blocks: mostly not at all; in one; in two."""
 HOST = st.sampled_from(["free"] * 5 + ["whole", "coming", "part", "full", "reserved"])
 CLOSED = seldom("cools down", usual="")
 LEFT = st.sampled_from([None, None, None, 1, 2, 3])
@@ -280,6 +288,7 @@ def pool_states(draw: st.DrawFn, name: str) -> PoolState:
         tail_s=300.0,
         idle_s=120.0,
         shrink=draw(SHRINK),
+        blocks=draw(BLOCKS)(hosts),
     )
 
 
@@ -548,6 +557,19 @@ def check_orders(plan: Plan) -> None:
             assert len(purchase.hosts) == len(set(purchase.job_ids))
 
 
+def check_blocks(case: Case, plan: Plan) -> None:
+    """An order takes the first hosts of one block that no other order has any of."""
+    for pool in case.pools.values():
+        taken: set[tuple[Host, ...]] = set()
+        for purchase in plan.purchases:
+            if pool.blocks and purchase.offer.pool == pool.name:
+                (block,) = [block for block in pool.blocks if purchase.hosts[0] in block]
+                assert purchase.hosts == block[: len(purchase.hosts)]
+                assert set(block) <= set(pool.free)
+                assert block not in taken
+                taken.add(block)
+
+
 def check_caps(case: Case, plan: Plan) -> float:
     """Nodes by pool and in all; dollars by user and in all, for what the ledger will have reserved; dollars by job.
 
@@ -678,6 +700,7 @@ def check(case: Case, plan: Plan) -> None:
     check_capacity(case, plan)
     check_offers(case, plan)
     check_orders(plan)
+    check_blocks(case, plan)
     check_caps(case, plan)
     check_nothing_in_vain(case, plan)
 
@@ -711,6 +734,11 @@ def test_only_what_is_offered_is_bought_and_no_more_than_is_left(case: Case) -> 
 @given(cases())
 def test_an_order_names_its_jobs_and_has_one_node_for_each_of_several(case: Case) -> None:
     check_orders(case.plan())
+
+
+@given(cases())
+def test_an_order_takes_the_beginning_of_a_block_that_nobody_has(case: Case) -> None:
+    check_blocks(case, case.plan())
 
 
 @given(cases())
@@ -898,13 +926,17 @@ def test_a_pool_is_held_at_its_size_within_its_limits_or_says_why_not(case: Case
     name, pool = next(iter(case.pools.items()))
     missing = wanted - len(pool.fleet)
     assume(missing > 0)
+    most = len(pool.free)
+    if pool.blocks:  # one at a time
+        most = max([len(block) for block in pool.blocks if set(block) <= set(pool.free)], default=0)
+        missing = max(1, min(missing, most))
     demand = Demand(missing, missing, pool.cores, pool.gpus, exclusive=True)
     offer = Offer(name, pool.provider, "large", pool.cores, pool.gpus, usd_per_node_hour=1.0)
     held = Case((), case.pools, {(pool.provider, demand): [Quote(offer, JOIN_S, JOIN_S)]}, holds={name: wanted})
     held = dataclasses.replace(held, caps=Caps(case.caps.nodes, case.caps.pool_nodes))
     plan = held.plan()
     bought = [host for purchase in plan.purchases for host in purchase.hosts]
-    room = min([len(pool.free), *(limit for _, limit in held.caps.of_nodes(name))])
+    room = min([most, *(limit for _, limit in held.caps.of_nodes(name))])
     possible = not pool.closed and missing <= room
     assert len(bought) == (missing if possible else 0)
     assert bool(plan.unmet.get(name)) != possible
