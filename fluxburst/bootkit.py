@@ -21,6 +21,10 @@ from fluxburst.model import BootMaterial, Secret
 
 RETRY_DELAY_S = 5
 """Seconds between a follower broker's failure and its next start."""
+LEAD_TIMEOUT_S = 600.0
+"""How long a follower broker looks for its lead unless a site says otherwise."""
+NO_LEAD = 69
+"""The boot script's status where there was no lead (EX_UNAVAILABLE of sysexits.h)."""
 
 
 def follower_config(live: Mapping[str, Any], config: BurstConfig) -> dict[str, Any]:
@@ -90,24 +94,50 @@ unset FLUX_URI FLUX_KVS_NAMESPACE FLUX_JOB_ID_PATH FLUX_PMI_CLIENT_METHODS PMI_F
 # The broker's umask is its jobs' umask, so only this directory is made private.
 mkdir -p {work_dir} && mkdir -p -m 700 {work_dir}/"$host" && cd {work_dir}/"$host" || exit 2
 
-# Shells run this between commands, so "$!" is the broker, or the pause before the next one.
+# A broker waits for its lead without end. It has one as soon as Flux runs what is in rc1.d.
+mkdir -p rc/rc1.d && printf '%s\n' '#!/bin/sh' ': >"$FLUXBURST_JOINED"' >rc/rc1.d/joined && chmod 700 rc/rc1.d/joined
+export FLUXBURST_JOINED="$PWD/joined" FLUX_RC_EXTRA="$PWD/rc${{FLUX_RC_EXTRA:+:$FLUX_RC_EXTRA}}"
+give_up() {{
+    trap 'kill "$!" 2>/dev/null; exit 0' TERM
+    sleep {lead_timeout} &
+    wait "$!"
+    [ -e joined ] || {{ : >no-lead; kill -TERM "$1"; }}
+}}
+
+# Shells run this between commands: $child is the broker, or the pause before the next one, or "$!" is, just begun.
 stop() {{
+    : "${{child:=$!}}"
+    kill -TERM "$watch" 2>/dev/null
     # Again and again: a child that has not yet become its program loses the signal.
-    while kill -TERM "$!" 2>/dev/null; do sleep 1; done
+    while kill -TERM "$child" 2>/dev/null; do sleep 1; done
     exit 0
 }}
 trap stop TERM INT HUP
 
 left={retries}
 while :; do
+    rm -f joined no-lead
+    child= watch=
     {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>{log} 2>&1 &
-    wait "$!"
+    child=$!
+    if [ -x rc/rc1.d/joined ]; then
+        give_up "$child" &
+        watch=$!
+    fi
+    wait "$child"
     status=$?
+    [ -z "$watch" ] || kill -TERM "$watch" 2>/dev/null
     [ "$status" -ne 0 ] || exit 0
+    if [ -e no-lead ]; then
+        echo "there was no lead for {lead_timeout} s" >>{log}
+        exit {no_lead}
+    fi
     [ "$left" -gt 0 ] || exit "$status"
     left=$((left - 1))
+    child=
     sleep {delay} &
-    wait "$!"
+    child=$!
+    wait "$child"
 done
 """
 
@@ -127,6 +157,7 @@ def boot_script(
     work_dir: str,
     retries: int = 3,
     log: str = "broker.log",
+    lead_timeout_s: float = LEAD_TIMEOUT_S,
 ) -> str:
     """A POSIX shell script that runs one host's follower broker, for launchers that run a command on each node.
 
@@ -138,7 +169,10 @@ def boot_script(
 
     The script exits 0 as soon as the broker does (asked to go); any other end is tried again, ``retries`` times in
     all, and then is the script's own status. SIGTERM, SIGINT and SIGHUP stop the broker in good order. Status 2 means
-    that the script was started wrongly.
+    that the script was started wrongly, :data:`NO_LEAD` that a broker had not joined after ``lead_timeout_s``: without
+    that, a machine whose lead is gone for good would wait, and cost, for ever. (Flux 0.88: a follower that has lost its
+    lead ends after five minutes without a heartbeat, and one that looks for a lead never does. Both seen.) Where the
+    work directory allows no programs this cannot be known, and nothing is given up.
     """
     return _SCRIPT.format(
         flux=shlex.quote(flux),
@@ -149,4 +183,6 @@ def boot_script(
         retries=retries,
         log=shlex.quote(log),
         delay=RETRY_DELAY_S,
+        lead_timeout=f"{lead_timeout_s:g}",
+        no_lead=NO_LEAD,
     )

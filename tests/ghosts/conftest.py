@@ -91,20 +91,24 @@ class Lead(PrivateInstance):
             if entry.name == event:
                 waiting -= {names[rank] for rank in IDset(entry.context["idset"])}
 
-    def boot_script(self, hosts: list[str]) -> Path:
+    def boot_script(self, hosts: list[str], lead_timeout_s: float = bootkit.LEAD_TIMEOUT_S) -> Path:
         """The script that boots these hosts by the rendered follower file."""
         folder = self.directory / "follower.d"
         folder.mkdir(exist_ok=True)
         (folder / "system.toml").write_text(self.rendered.follower_toml())
         script = self.directory / "boot.sh"
         work = str(self.directory / "work")
-        script.write_text(bootkit.boot_script(str(self.flux), str(folder), hosts, "FLUX_TASK_RANK", work))
+        script.write_text(
+            bootkit.boot_script(
+                str(self.flux), str(folder), hosts, "FLUX_TASK_RANK", work, lead_timeout_s=lead_timeout_s
+            )
+        )
         return script
 
     @contextlib.contextmanager
-    def follower(self, host: str) -> Iterator[subprocess.Popen[bytes]]:
+    def follower(self, host: str, lead_timeout_s: float = bootkit.LEAD_TIMEOUT_S) -> Iterator[subprocess.Popen[bytes]]:
         """A follower that the boot script runs without any launcher."""
-        script = self.boot_script([host])
+        script = self.boot_script([host], lead_timeout_s)
         process = subprocess.Popen(["sh", script], env={"FLUX_TASK_RANK": "0", "PATH": "/usr/bin:/bin"})
         try:
             self.wait_for({host})

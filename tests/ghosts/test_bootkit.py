@@ -62,12 +62,22 @@ def test_a_lead_that_has_no_hosts_or_certificate_is_refused(bootstrap: dict[str,
         bootkit.boot_material({"bootstrap": bootstrap}, burst())
 
 
-def start(tmp_path: Path, broker: str, index: str | None = "1", retries: int = 3) -> subprocess.Popen[str]:
+def start(
+    tmp_path: Path, broker: str, index: str | None = "1", retries: int = 3, lead_timeout_s: float = 60.0
+) -> subprocess.Popen[str]:
     """The boot script for hosts a-0 and a-1, whose ``flux`` is this shell script."""
     flux = tmp_path / "fl ux"
     flux.write_text(f"#!/bin/sh\n{broker}\n")
     flux.chmod(0o700)
-    text = bootkit.boot_script(str(flux), "/etc/fl ux", ["a-0", "a-1"], "RANK", str(tmp_path / "wo rk"), retries)
+    text = bootkit.boot_script(
+        str(flux),
+        "/etc/fl ux",
+        ["a-0", "a-1"],
+        "RANK",
+        str(tmp_path / "wo rk"),
+        retries,
+        lead_timeout_s=lead_timeout_s,
+    )
     script = tmp_path / "boot.sh"
     script.write_text(text)
     environment = {"PATH": os.environ["PATH"], "FLUX_URI": "local:///outer", "PMI_RANK": "3", "PMI_FD": "7"}
@@ -97,6 +107,48 @@ def test_a_broker_that_fails_is_tried_again_so_many_times_and_its_status_is_kept
     process.communicate(timeout=10)
     assert process.returncode == 7
     assert (tmp_path / "wo rk" / "a-1" / "broker.log").read_text().split() == ["tried"] * 3
+
+
+BROKER = """
+trap 'echo stopped; kill "$!"; exit 1' TERM
+{joins}
+sleep 60 &
+wait
+"""
+JOINS = 'IFS=:; for dir in $FLUX_RC_EXTRA; do "$dir/rc1.d/joined"; done'
+
+
+def test_a_broker_that_finds_no_lead_is_given_up_and_not_tried_again(tmp_path: Path) -> None:
+    process = start(tmp_path, BROKER.format(joins=""), lead_timeout_s=0.2)
+    process.communicate(timeout=10)
+    assert process.returncode == bootkit.NO_LEAD
+    said = (tmp_path / "wo rk" / "a-1" / "broker.log").read_text().splitlines()
+    assert said == ["stopped", "there was no lead for 0.2 s"]
+
+
+def test_a_broker_that_has_joined_stays_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    process = start(tmp_path, BROKER.format(joins=JOINS), lead_timeout_s=0.2)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.communicate(timeout=1.0)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=10)  # until nobody has its output open any more
+    assert process.returncode == 0
+
+
+def test_a_broker_that_had_joined_and_failed_is_given_up_where_the_next_finds_no_lead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootkit, "RETRY_DELAY_S", 0)
+    first = f"if [ ! -e been ]; then {JOINS}; : >been; exit 5; fi"
+    process = start(tmp_path, BROKER.format(joins=first), lead_timeout_s=0.2)
+    process.communicate(timeout=10)
+    assert process.returncode == bootkit.NO_LEAD
+
+
+def test_a_broker_that_ends_leaves_nobody_waiting_for_its_lead(tmp_path: Path) -> None:
+    process = start(tmp_path, "exit 0", lead_timeout_s=3600.0)
+    process.communicate(timeout=10)
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("index", [None, "", "2"])

@@ -90,6 +90,7 @@ def secret(order: Order, options: PodOptions, provider: str, owner: Object) -> O
         _PRIVATE,
         options.retries,
         log="/dev/stdout",
+        lead_timeout_s=options.lead_timeout,
     )
     files = {
         "boot.sh": script.encode(),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from fluxburst import durations
+from fluxburst import bootkit, durations
 from fluxburst_kubernetes import merge
 
 Duration = Annotated[float, BeforeValidator(durations.parse)]
@@ -35,7 +35,7 @@ class PodOptions(Table):
     """How the pods of a pool are made. Tables without a description are as in the API's own PodSpec."""
 
     image: str
-    """An image with Flux of the lead's version. It needs ``/bin/sh``, ``cp`` and ``mkdir``, and no entry point."""
+    """An image with Flux of the lead's version. It needs ``/bin/sh`` and coreutils, and no entry point."""
     flux: str = "flux"
     """The Flux executable in the image: a path, or a name on its PATH."""
     image_pull_policy: str = ""
@@ -70,6 +70,8 @@ class PodOptions(Table):
     priority_class: str = ""
     retries: int = Field(default=3, ge=0)
     """How often a broker that ended with an error is started again in its pod."""
+    lead_timeout: Duration = bootkit.LEAD_TIMEOUT_S
+    """A broker that finds no lead for so long ends its pod, so that none outlives a lead that is gone for good."""
     grace: Duration = 30.0
     """How long a broker may take to leave before its pod is killed."""
     schedule_timeout: Duration = 600.0
