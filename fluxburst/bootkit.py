@@ -92,10 +92,12 @@ host=$1
 unset FLUX_URI FLUX_KVS_NAMESPACE FLUX_JOB_ID_PATH FLUX_PMI_CLIENT_METHODS PMI_FD PMI_RANK PMI_SIZE PMI_SPAWNED
 
 # The broker's umask is its jobs' umask, so only this directory is made private.
+# shellcheck disable=SC2174
 mkdir -p {work_dir} && mkdir -p -m 700 {work_dir}/"$host" && cd {work_dir}/"$host" || exit 2
 
 # A broker waits for its lead without end. It has one as soon as Flux runs what is in rc1.d.
-mkdir -p rc/rc1.d && printf '%s\n' '#!/bin/sh' ': >"$FLUXBURST_JOINED"' >rc/rc1.d/joined && chmod 700 rc/rc1.d/joined
+# shellcheck disable=SC2016
+mkdir -p rc/rc1.d && printf '%s\\n' '#!/bin/sh' ': >"$FLUXBURST_JOINED"' >rc/rc1.d/joined && chmod 700 rc/rc1.d/joined
 export FLUXBURST_JOINED="$PWD/joined" FLUX_RC_EXTRA="$PWD/rc${{FLUX_RC_EXTRA:+:$FLUX_RC_EXTRA}}"
 give_up() {{
     trap 'kill "$!" 2>/dev/null; exit 0' TERM
@@ -117,7 +119,7 @@ trap stop TERM INT HUP
 left={retries}
 while :; do
     rm -f joined no-lead
-    child= watch=
+    child='' watch=''
     {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>{log} 2>&1 &
     child=$!
     if [ -x rc/rc1.d/joined ]; then
@@ -134,7 +136,7 @@ while :; do
     fi
     [ "$left" -gt 0 ] || exit "$status"
     left=$((left - 1))
-    child=
+    child=''
     sleep {delay} &
     child=$!
     wait "$child"
