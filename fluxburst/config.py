@@ -48,17 +48,29 @@ class Table(BaseModel):
 class Lead(Table):
     """The lead broker, as followers see it."""
 
-    connect: str
+    connect: str = ""
     """The address that followers dial, such as ``tcp://203.0.113.7:30093``."""
+    expose: str = ""
+    """Instead of ``connect``, how a plugin makes the lead reachable and finds that address: ``nodeport`` for a pod."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """What the plugin that exposes it wants to know."""
     curve_cert: Path | None = None
     """The certificate's path on a follower; by default the lead's own ``[bootstrap] curve_cert``."""
 
     @field_validator("connect")
     @classmethod
     def _is_endpoint(cls, value: str) -> str:
-        if not re.fullmatch(r"tcp://(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}|ipc://\S+", value):
+        if value and not re.fullmatch(r"tcp://(\[[0-9a-fA-F:]+\]|[^:/\s]+):\d{1,5}|ipc://\S+", value):
             raise ValueError(f"{value!r} is no ZeroMQ endpoint; write such as 'tcp://203.0.113.7:30093'")
         return value
+
+    @model_validator(mode="after")
+    def _is_found_in_one_way(self) -> Lead:
+        if not self.connect and not self.expose:
+            raise ValueError("connect is required, or expose = 'nodeport' where the lead is a pod")
+        if self.connect and self.expose:
+            raise ValueError("connect and expose exclude each other; remove one")
+        return self
 
 
 class Home(Table):

@@ -38,8 +38,8 @@ def run(config_path: Path, uri: str | None, log_format: str, verbose: bool, dry_
     command, and may run beside the service.
     """
     logs.setup(json=None if log_format == "auto" else log_format == "json", verbose=verbose)
-    config = configuration.load(config_path)
     plugins = Plugins()
+    config = plugins.find_lead(configuration.load(config_path))
     loop = FluxLoop()
     instance: RealInstance | None = RealInstance.open(uri, loop=loop)
     store: Records = MemoryStore(service.echo) if dry_run else Store(config.state_path(), service.echo)

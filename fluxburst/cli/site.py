@@ -6,6 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
@@ -14,8 +15,11 @@ from rich.text import Text
 from fluxburst import config as configuration
 from fluxburst.cli.common import config_option, print_json
 from fluxburst.config import BurstConfig
-from fluxburst.errors import ConfigError, FluxburstError
+from fluxburst.errors import ConfigError, FluxburstError, ProviderError
 from fluxburst.model import Finding, Severity
+
+if TYPE_CHECKING:
+    from fluxburst.provider.discovery import Plugins
 
 _MARKS = {Severity.OK: ("ok", "green"), Severity.WARNING: ("warning", "yellow"), Severity.ERROR: ("error", "red")}
 
@@ -43,9 +47,11 @@ def config() -> None:
 def render(config_path: Path, site: Path, output: Path) -> None:
     """Write the Flux configuration with every host declared that may ever burst."""
     from fluxburst.flux import render as rendering
+    from fluxburst.provider.discovery import Plugins
 
     frobnicator = output.absolute() / "burst-frobnicator.py"
-    rendered = rendering.render(configuration.load(config_path), rendering.load_site(site), frobnicator=frobnicator)
+    burst = Plugins().find_lead(configuration.load(config_path))
+    rendered = rendering.render(burst, rendering.load_site(site), frobnicator=frobnicator)
     for path, text in (
         (frobnicator, rendering.PLUGIN.read_text(encoding="utf-8")),
         (output / "lead.d" / "flux.toml", rendered.lead_toml()),
@@ -72,8 +78,15 @@ def render(config_path: Path, site: Path, output: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def check(config_path: Path, uri: str | None, files: Path | None, ask_providers: bool, as_json: bool) -> None:
     """Tell what is fit for bursting and what is not, with the fix. Exit 1 if anything is an error."""
-    burst = configuration.load(config_path)
-    findings = [*_flux(burst, uri, files), *(_providers(burst) if ask_providers else ())]
+    from fluxburst.provider.discovery import Plugins
+
+    burst, plugins = configuration.load(config_path), Plugins()
+    findings = []
+    try:
+        burst = plugins.find_lead(burst)
+    except ProviderError as error:
+        findings.append(Finding("lead", Severity.ERROR, str(error), "mend what it says, then check again"))
+    findings += [*_flux(burst, uri, files), *(_providers(burst, plugins) if ask_providers else ())]
     if as_json:
         print_json({"findings": [dataclasses.asdict(finding) for finding in findings]})
     else:
@@ -96,11 +109,9 @@ def _flux(burst: BurstConfig, uri: str | None, files: Path | None) -> Iterator[F
     yield from checks.check(burst, checks.snapshot(bindings.connect(uri)))
 
 
-def _providers(burst: BurstConfig) -> Iterator[Finding]:
-    from fluxburst.provider.discovery import Plugins
+def _providers(burst: BurstConfig, plugins: Plugins) -> Iterator[Finding]:
     from fluxburst.provider.manager import Providers
 
-    plugins = Plugins()
     for report in plugins.reports:
         if report.error:
             yield Finding(f"plugin {report.name}", Severity.WARNING, f"skipped: {report.error}", "mend or remove it")

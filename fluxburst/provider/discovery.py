@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from fluxburst.errors import ConfigError
 from fluxburst.provider import hookspecs
 
 if TYPE_CHECKING:
+    from fluxburst.config import BurstConfig
     from fluxburst.model import Demand, NodeRecord, Offer
     from fluxburst.provider.protocol import ProviderFactory
     from fluxburst.states import NodeState
@@ -66,6 +68,24 @@ class Plugins:
         # the caller's own plugins come first and win over installed ones of the same kind
         self.factories = kinds | self.factories
         self.reports.append(PluginReport(name, distribution, kinds=tuple(sorted(kinds))))
+
+    def find_lead(self, config: BurstConfig) -> BurstConfig:
+        """The configuration with the address that followers dial, where a plugin has to find that out.
+
+        Raises:
+            ConfigError: no plugin knows this way to expose a lead, or its options are wrong.
+            ProviderError: it cannot be exposed now.
+        """
+        lead = config.lead
+        if not lead.expose:
+            return config
+        address: str | None = self.manager.hook.fluxburst_expose_lead(way=lead.expose, options=lead.options)
+        if address is None:
+            raise ConfigError(
+                f"[lead] expose: no installed plugin knows {lead.expose!r}; 'nodeport' comes with fluxburst-kubernetes"
+            )
+        found = type(lead)(connect=address, curve_cert=lead.curve_cert)
+        return config.model_copy(update={"lead": found})
 
     def choose_job(self, job: Mapping[str, Any]) -> bool | str | None:
         """The answer of the first plugin that has one; a plugin that fails has none."""

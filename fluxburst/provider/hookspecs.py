@@ -40,6 +40,20 @@ def fluxburst_order_offers(demand: Demand, offers: Sequence[Offer]) -> Sequence[
     """The offers in order of preference; those left out are not used. None leaves the order as it is."""
 
 
+@hookspec(firstresult=True)
+def fluxburst_expose_lead(way: str, options: Mapping[str, Any]) -> str | None:
+    """Make the lead reachable for followers, and tell the address that they dial, such as ``tcp://203.0.113.7:30093``.
+
+    ``way`` is ``[lead] expose`` and ``options`` is ``[lead.options]``. None leaves it to the next plugin, as this one
+    does not know that way. Called at each start, and by ``flux burst check`` and ``config render``: doing it again
+    changes nothing.
+
+    Raises:
+        ConfigError: an option is wrong.
+        ProviderError: it cannot be done.
+    """
+
+
 @hookspec
 def fluxburst_node_changed(node: NodeRecord, old: NodeState | None) -> None:
     """A node's record changed its state, and the change is committed. Must return at once."""

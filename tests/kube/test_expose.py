@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from fluxburst_kubernetes.commands import command
 
+from fluxburst import config as configuration
+from fluxburst.config import Lead
 from fluxburst.errors import ConfigError
+from fluxburst.provider.discovery import Plugins
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane
 from tests.kube.kubelet import FakeNode, Kubelet
@@ -18,6 +22,7 @@ from tests.kube.manifests import container, indexed_job, pod
 pytestmark = pytest.mark.kube
 
 Run = Callable[..., Result]
+BURST = configuration.load(Path(__file__).parents[2] / "examples" / "kubernetes" / "burst.toml")
 
 
 @pytest.fixture
@@ -76,9 +81,26 @@ def test_sources_are_limited_with_their_addresses_kept(
 
 
 def test_a_pod_that_is_not_there_or_like_others_is_told_with_the_fix(run: Run, api: Api, namespace: str) -> None:
-    assert "name the lead's pod with --pod" in str(run("--pod", "nobody").exception)
+    assert "say which pod is the lead" in str(run("--pod", "nobody").exception)
     api.post(f"/api/v1/namespaces/{namespace}/pods", pod("plain", container("true")))
     refused = run("--pod", "plain").exception
     assert isinstance(refused, ConfigError)
-    assert "say with --selector KEY=VALUE" in str(refused)
+    assert "say by selector" in str(refused)
     assert "is on no node yet" in str(run("--pod", "plain", "--selector", "app=lead").exception)
+
+
+def test_burst_toml_can_ask_for_it(
+    control_plane: ControlPlane, api: Api, namespace: str, lead: dict[str, Any], tmp_path: Path
+) -> None:
+    name = lead["metadata"]["name"]
+    options = {"pod": name, "namespace": namespace, "kubeconfig": str(control_plane.kubeconfig)}
+    asked = Lead(expose="nodeport", options=options, curve_cert=Path("/etc/flux/curve.cert"))
+    found = Plugins().find_lead(BURST.model_copy(update={"lead": asked})).lead
+    port = api.get(f"/api/v1/namespaces/{namespace}/services/{name}-lead")["spec"]["ports"][0]["nodePort"]
+    assert found == Lead(connect=f"tcp://203.0.113.7:{port}", curve_cert=asked.curve_cert)
+
+
+def test_a_wrong_option_is_told_with_its_table() -> None:
+    asked = Lead(expose="nodeport", options={"pord": "lead-0"})
+    with pytest.raises(ConfigError, match=r"\[lead\.options\] pord: unknown key"):
+        Plugins().find_lead(BURST.model_copy(update={"lead": asked}))

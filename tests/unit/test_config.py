@@ -123,6 +123,18 @@ def test_an_address_that_followers_cannot_dial_is_refused(connect: str) -> None:
     assert line.startswith(f"burst.toml: [lead] connect: {connect!r} is no ZeroMQ endpoint; write such as")
 
 
+@pytest.mark.parametrize(
+    ("lead", "what"),
+    [
+        ("", "connect is required, or expose = 'nodeport' where the lead is a pod"),
+        ('connect = "tcp://a:1"\nexpose = "nodeport"', "connect and expose exclude each other; remove one"),
+    ],
+)
+def test_the_lead_s_address_is_given_or_found_out(lead: str, what: str) -> None:
+    (line,) = errors(GOOD.replace('connect = "tcp://203.0.113.7:30093"', lead))
+    assert line == f"burst.toml: lead: {what}"
+
+
 @pytest.mark.parametrize("connect", ["tcp://lead.example.org:1", "tcp://[2001:db8::7]:30093", "ipc:///tmp/lead"])
 def test_names_ipv6_and_local_sockets_are_addresses(connect: str) -> None:
     assert config.parse(GOOD.replace("tcp://203.0.113.7:30093", connect)).lead.connect == connect

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from fluxburst import config
+from fluxburst.config import BurstConfig, Lead
+from fluxburst.errors import ConfigError
 from fluxburst.model import Demand, Offer
 from fluxburst.provider import Provider, ProviderContext, ProviderFactory, hookimpl
 from fluxburst.provider.discovery import PluginReport, Plugins
@@ -144,3 +147,33 @@ def test_the_first_plugin_with_an_opinion_decides() -> None:
     plugins = Plugins([Given(), Strict()])
     assert plugins.choose_job({"user": "ada"}) == "not on Mondays"
     assert plugins.choose_job({"user": "root"}) == "root may not burst"
+
+
+class Exposing:
+    """A plugin that knows one way to expose a lead."""
+
+    @hookimpl
+    def fluxburst_expose_lead(self, way: str, options: Mapping[str, Any]) -> str | None:
+        return f"tcp://{options['host']}:1" if way == "tunnel" else None
+
+
+def exposed(way: str) -> BurstConfig:
+    return burst(f'expose = "{way}"\noptions = {{ host = "a" }}\ncurve_cert = "/c"')
+
+
+def burst(lead: str) -> BurstConfig:
+    return config.parse(f'cluster = "x"\n[lead]\n{lead}\n[pool.a]\nprovider = "p"\nhosts = "a"\ncores = 1')
+
+
+def test_a_plugin_finds_the_lead_s_address_where_burst_toml_asks_for_it() -> None:
+    plugins = Plugins([Exposing()])
+    assert plugins.find_lead(exposed("tunnel")).lead == Lead(connect="tcp://a:1", curve_cert=Path("/c"))
+    given = burst('connect = "tcp://b:1"')
+    assert plugins.find_lead(given) is given
+
+
+def test_a_way_that_no_plugin_knows_is_an_error_that_names_one() -> None:
+    with pytest.raises(
+        ConfigError, match=r"\[lead\] expose: no installed plugin knows 'bridge'; 'nodeport' comes with"
+    ):
+        Plugins([Exposing()]).find_lead(exposed("bridge"))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fluxburst.provider import Provider, ProviderContext, ProviderFactory, hookimpl
 
 if TYPE_CHECKING:
     import click
 
-__all__ = ["fluxburst_commands", "fluxburst_providers", "make"]
+__all__ = ["fluxburst_commands", "fluxburst_expose_lead", "fluxburst_providers", "make"]
 
 
 def make(context: ProviderContext) -> Provider:
@@ -28,6 +28,16 @@ def make(context: ProviderContext) -> Provider:
 @hookimpl
 def fluxburst_providers() -> Mapping[str, ProviderFactory]:
     return {"kubernetes": make}
+
+
+@hookimpl
+def fluxburst_expose_lead(way: str, options: Mapping[str, Any]) -> str | None:
+    if way != "nodeport":
+        return None
+    from fluxburst.provider.protocol import options as read
+    from fluxburst_kubernetes.expose import NodePort, expose
+
+    return expose(read(NodePort, options, "lead.options"), "[lead] expose").connect
 
 
 @hookimpl

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -28,42 +29,17 @@ def _pairs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> di
 @click.option("--address", default="", help="What followers dial; by default the external address of the lead's node.")
 @click.option("--selector", multiple=True, metavar="KEY=VALUE", callback=_pairs, help="Labels of the lead's pod alone.")
 @click.option("--source", "sources", multiple=True, metavar="CIDR", help="Let only these in; may be repeated.")
-def command(
-    pod: str,
-    namespace: str,
-    kubeconfig: Path | None,
-    context: str,
-    port: int,
-    node_port: int | None,
-    address: str,
-    selector: dict[str, str],
-    sources: tuple[str, ...],
-) -> None:
+def command(**chosen: Any) -> None:
     """Make a lead that is a pod reachable from outside its cluster, and print the address that followers dial.
 
     It makes a Service of type NodePort for the pod, or makes it so; doing it again changes nothing.
     """
-    from fluxburst_kubernetes.cluster import Cluster, by_kubeconfig
-    from fluxburst_kubernetes.expose import expose
-    from fluxburst_kubernetes.options import KubernetesOptions
+    from fluxburst.provider.protocol import options
+    from fluxburst_kubernetes.expose import NodePort, expose
 
-    options = KubernetesOptions(kubeconfig=kubeconfig, context=context, namespace=namespace)
-    cluster = Cluster("expose", by_kubeconfig(options, "expose"), options.request_timeout)
-    try:
-        made = expose(
-            cluster,
-            namespace,
-            pod,
-            port=port,
-            node_port=node_port,
-            address=address,
-            selector=selector,
-            sources=sources,
-        )
-    finally:
-        cluster.close()
+    made = expose(options(NodePort, chosen, "expose"))
     click.echo(f'[lead]\nconnect = "{made.connect}"')
     selected = ",".join(f"{key}={value}" for key, value in made.selector.items())
-    click.echo(f"# Service {made.service} in namespace {namespace} selects {selected}", err=True)
+    click.echo(f"# Service {made.service} in namespace {chosen['namespace']} selects {selected}", err=True)
     if made.inside:
         click.echo("# its node has no external address: only the cluster's own network knows this one", err=True)

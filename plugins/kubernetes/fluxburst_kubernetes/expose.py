@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
 
 from fluxburst.errors import AuthDenied, ConfigError
-from fluxburst_kubernetes.cluster import Cluster, NotFound
+from fluxburst_kubernetes.cluster import Cluster, NotFound, by_kubeconfig
 from fluxburst_kubernetes.objects import MANAGER, Object
+from fluxburst_kubernetes.options import LABEL_NAME, Duration, KubernetesOptions, Table
 
 IDENTITIES = (
     ("batch.kubernetes.io/job-name", "batch.kubernetes.io/job-completion-index"),
@@ -28,40 +33,58 @@ class Exposed:
     inside: bool
 
 
-def expose(
-    cluster: Cluster,
-    namespace: str,
-    pod_name: str,
-    *,
-    port: int,
-    node_port: int | None = None,
-    address: str = "",
-    selector: Mapping[str, str] | None = None,
-    sources: Sequence[str] = (),
-) -> Exposed:
+class NodePort(Table):
+    """``[lead.options]`` for ``[lead] expose = "nodeport"``, and the options of ``flux burst expose``."""
+
+    pod: str = Field(default_factory=socket.gethostname)
+    """The lead's pod; by default this host."""
+    namespace: str = Field(default="default", pattern=LABEL_NAME, max_length=63)
+    kubeconfig: Path | None = None
+    context: str = ""
+    port: int = Field(default=8050, ge=1, le=65535)
+    """The port that the lead binds."""
+    node_port: int | None = Field(default=None, ge=1, le=65535)
+    """The port of the nodes; by default the cluster chooses one, and keeps it."""
+    address: str = ""
+    """What followers dial; by default the external address of the lead's node."""
+    selector: dict[str, str] = Field(default_factory=dict)
+    """Labels of the lead's pod alone; by default those of an Indexed Job's or a StatefulSet's pod."""
+    sources: tuple[str, ...] = ()
+    """CIDRs: let only these in, by a NetworkPolicy."""
+    request_timeout: Duration = 15.0
+
+
+def expose(wanted: NodePort, where: str = "expose") -> Exposed:
     """Make the lead's NodePort Service, or make it so, and find the address to dial.
 
-    With ``sources`` (CIDRs) a NetworkPolicy lets only these, and the lead's own namespace, reach the port; the Service
-    then keeps their addresses as they are, and is served by the lead's own node alone.
+    With ``sources`` a NetworkPolicy lets only these, and the lead's own namespace, reach the port; the Service then
+    keeps their addresses as they are, and is served by the lead's own node alone.
 
     Raises:
         ConfigError: the pod is not there, or nothing tells it from others.
         ProviderError: the API server refuses.
     """
-    core = f"/api/v1/namespaces/{namespace}"
+    way = KubernetesOptions(kubeconfig=wanted.kubeconfig, context=wanted.context)
+    cluster = Cluster(where, by_kubeconfig(way, where), wanted.request_timeout)
     try:
-        pod = cluster.get(f"{core}/pods/{pod_name}")
+        return _expose(cluster, wanted)
+    finally:
+        cluster.close()
+
+
+def _expose(cluster: Cluster, wanted: NodePort) -> Exposed:
+    core = f"/api/v1/namespaces/{wanted.namespace}"
+    try:
+        pod = cluster.get(f"{core}/pods/{wanted.pod}")
     except NotFound as error:
-        raise ConfigError(f"{error}; name the lead's pod with --pod, and its namespace with --namespace") from None
-    identity = dict(selector) if selector else identity_of(pod)
-    name = f"{pod_name[:50].rstrip('-.')}-lead".replace(".", "-")
-    service = cluster.apply(f"{core}/services/{name}", _service(name, identity, port, node_port, kept=bool(sources)))
-    if sources:
-        path = f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/{name}"
-        cluster.apply(path, _policy(name, identity, port, sources))
-    inside = False
-    if not address:
-        address, inside = _address(cluster, pod)
+        raise ConfigError(f"{error}; say which pod is the lead, and in which namespace") from None
+    identity = dict(wanted.selector) or identity_of(pod)
+    name = f"{wanted.pod[:50].rstrip('-.')}-lead".replace(".", "-")
+    service = cluster.apply(f"{core}/services/{name}", _service(name, identity, wanted))
+    if wanted.sources:
+        path = f"/apis/networking.k8s.io/v1/namespaces/{wanted.namespace}/networkpolicies/{name}"
+        cluster.apply(path, _policy(name, identity, wanted.port, wanted.sources))
+    address, inside = (wanted.address, False) if wanted.address else _address(cluster, pod)
     host = f"[{address}]" if ":" in address else address
     return Exposed(f"tcp://{host}:{service['spec']['ports'][0]['nodePort']}", name, identity, inside)
 
@@ -78,14 +101,14 @@ def identity_of(pod: Object) -> dict[str, str]:
             return {key: labels[key] for key in keys}
     raise ConfigError(
         f"pod {pod['metadata']['name']} is of no Indexed Job and of no StatefulSet; "
-        "say with --selector KEY=VALUE which labels are its alone"
+        "say by selector which labels are its alone"
     )
 
 
-def _service(name: str, selector: Mapping[str, str], port: int, node_port: int | None, *, kept: bool) -> Object:
-    entry: Object = {"name": "flux", "port": port, "targetPort": port, "protocol": "TCP"}
-    if node_port is not None:
-        entry["nodePort"] = node_port
+def _service(name: str, selector: Mapping[str, str], wanted: NodePort) -> Object:
+    entry: Object = {"name": "flux", "port": wanted.port, "targetPort": wanted.port, "protocol": "TCP"}
+    if wanted.node_port is not None:
+        entry["nodePort"] = wanted.node_port
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -93,7 +116,7 @@ def _service(name: str, selector: Mapping[str, str], port: int, node_port: int |
         "spec": {
             "type": "NodePort",
             "selector": dict(selector),
-            "externalTrafficPolicy": "Local" if kept else "Cluster",
+            "externalTrafficPolicy": "Local" if wanted.sources else "Cluster",
             # a lead is up before it is ready: its followers wait for it
             "publishNotReadyAddresses": True,
             "ports": [entry],
@@ -121,13 +144,13 @@ def _address(cluster: Cluster, pod: Object) -> tuple[str, bool]:
     """An address of the lead's own node, and whether it is one of the inside."""
     node_name = pod["spec"].get("nodeName", "")
     if not node_name:
-        raise ConfigError(f"pod {pod['metadata']['name']} is on no node yet; say with --address what followers dial")
+        raise ConfigError(f"pod {pod['metadata']['name']} is on no node yet; say by address what followers dial")
     try:
         addresses = cluster.get(f"/api/v1/nodes/{node_name}")["status"].get("addresses", [])
     except AuthDenied as error:
-        raise ConfigError(f"{error}; say with --address what followers dial, or let the account get nodes") from None
+        raise ConfigError(f"{error}; say by address what followers dial, or let the account get nodes") from None
     found = {entry["type"]: entry["address"] for entry in reversed(addresses)}
     for kind in (*OUTSIDE, "InternalIP"):
         if kind in found:
             return found[kind], kind not in OUTSIDE
-    raise ConfigError(f"node {node_name} has no address; say with --address what followers dial")
+    raise ConfigError(f"node {node_name} has no address; say by address what followers dial")
