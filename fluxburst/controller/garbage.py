@@ -78,10 +78,11 @@ def _compare(world: World, tick: Tick, provider: str, listing: Listing) -> None:
 
 def _seen(world: World, tick: Tick, node: Node, report: NodeReport) -> None:
     record = node.record
-    if report.phase is NodePhase.FAILED and record.state in COMING:
+    if report.phase in (NodePhase.FAILED, NodePhase.STOPPING) and record.state in COMING:
+        # nobody has asked it to go yet, so one that goes was ended by others, or by itself
         if record.node_id is None:
             tick.note(node, node_id=report.node_id)
-        fail(world, tick, node, Why.BOOT_FAILED, report.detail or "the provider gave no reason")
+        fail(world, tick, node, Why.BOOT_FAILED, report.detail or f"the provider lists it as {report.phase}")
     elif record.state in (NodeState.PLANNED, NodeState.ORDERED):
         tick.change(node, NodeState.BOOTING, f"{record.provider} runs it", node_id=report.node_id)
     elif record.node_id is None:

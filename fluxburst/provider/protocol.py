@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from fluxburst import hostlist
 from fluxburst.errors import ConfigError
 from fluxburst.model import Demand, Finding, Host, NodeId, NodeReport, Offer, Order, PoolSpec, Refusal, Shrink
 
@@ -76,6 +75,9 @@ def blocks(context: ProviderContext) -> dict[str, tuple[tuple[Host, ...], ...]]:
     Raises:
         ConfigError: a pool's hosts are in none.
     """
+    # Imported here: every plugin imports this module, and `flux burst --help` every plugin.
+    from fluxburst import hostlist
+
     found = {}
     for name, pool in context.pools.items():
         try:

@@ -405,3 +405,14 @@ def test_a_ghost_is_not_left_drained_by_a_drain_that_came_too_late(rig: Rig) -> 
     rig.run_until(rig.all_gone)
     rig.run_for(60)
     assert {host for host, view in rig.service.world.hosts.items() if view.drained is not None} == set()
+
+
+def test_a_machine_that_goes_before_it_has_joined_is_replaced_at_once(rig: Rig) -> None:
+    job = rig.submit(nodes=2)
+    rig.run_until(lambda: rig.states().get(Host("burst-0")) is NodeState.BOOTING)
+    (machine,) = [one for one in rig.cloud.living() if one.host == "burst-0"]
+    machine.releases, rig.cloud.release_tries = 1, 3  # as somebody did who is not the service
+    rig.run_until(lambda: rig.ended(job), 120)
+    assert len(rig.bought()) == 3
+    record = next(node for node in rig.store.node_history() if node.host == "burst-0")
+    assert "boot failed: the provider lists it as stopping" in record.reason

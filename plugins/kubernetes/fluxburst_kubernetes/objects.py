@@ -350,7 +350,7 @@ def _phase(pod: Object, wait_s: float, now: float) -> tuple[NodePhase, str]:
     if deleted:
         return NodePhase.STOPPING, ""
     if status.get("phase") == "Succeeded":
-        return NodePhase.FAILED, "its broker left with status 0"
+        return NodePhase.STOPPING, "its broker left with status 0"
     late = now - _made_at(pod) > wait_s
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
         waiting = container.get("state", {}).get("waiting", {})
