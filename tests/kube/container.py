@@ -124,6 +124,13 @@ class Container:
         code = self._unshare.wait()
         return 128 - code if code < 0 else code
 
+    def run(self, command: Sequence[str], timeout_s: float) -> None:
+        """Run something beside it, in its namespaces; what becomes of that does not matter, as of a preStop hook."""
+        inside = ("nsenter", f"--target={self.pid}", "--mount", "--uts", "--ipc", "--pid", "--root", "--wd")
+        if self.pid:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run([*inside, *command], capture_output=True, check=False, timeout=timeout_s)
+
     def terminate(self) -> None:
         """Ask it to end."""
         self._signal(signal.SIGTERM)

@@ -1,8 +1,8 @@
 """A kubelet for fake nodes: pods bound to them become real processes of this machine, and it reports them.
 
 It is as faithful as these tests need: init containers, restarts with back-off, volumes and environment, graceful
-deletion, logs, active deadlines. It knows no probes, hooks, sidecars, users, limits or networks: pods share this
-machine's.
+deletion with preStop commands, logs, active deadlines. It knows no probes, other hooks, sidecars, users, limits or
+networks: pods share this machine's.
 """
 
 from __future__ import annotations
@@ -643,10 +643,13 @@ class _Pod(threading.Thread):
     def _terminate(self, grace_s: float) -> None:
         """End it in the time that it has, and report how it ended, unless it had."""
         running = [tracked for tracked in self._inits + self._mains if tracked.running]
+        deadline = time.monotonic() + grace_s
         for tracked in running:
             if tracked.running:
+                hook = tracked.spec.get("lifecycle", {}).get("preStop", {}).get("exec")
+                if hook and grace_s:
+                    tracked.running.run(hook["command"], grace_s)
                 tracked.running.terminate()
-        deadline = time.monotonic() + grace_s
         while any(tracked.running for tracked in running):
             try:
                 exited = self._next(deadline)

@@ -42,15 +42,20 @@ def provider(
     state_dir: Path,
     *,
     pool_hosts: int = 4,
+    declared: Sequence[Host] = (),
     request_timeout: float = 15.0,
+    workload: str = "job",
     **options: Any,
 ) -> KubernetesProvider:
     """With one pool of two cores a node."""
-    spec = PoolSpec(POOL, hosts(pool_hosts), 2, options={"image": "follower", "grace": 2.0, **options})
+    spec = PoolSpec(
+        POOL, tuple(declared) or hosts(pool_hosts), 2, options={"image": "follower", "grace": 2.0, **options}
+    )
     table: Mapping[str, Any] = {
         "kubeconfig": str(kubeconfig),
         "namespace": namespace,
         "request_timeout": request_timeout,
+        "workload": workload,
     }
     return build(ProviderContext(PROVIDER, CLUSTER, table, {POOL: spec}, state_dir))
 

@@ -58,7 +58,10 @@ def site(control_plane: ControlPlane, kubelet: Kubelet, namespace: str) -> Itera
         with PrivateSite(directory, burst_toml) as site:
             steps.serve(site)
             yield site
-            print(site.log_path.read_text()[-9000:])  # shown where the test failed
+            # shown where the test failed
+            print(site.log_path.read_text()[-9000:])
+            for log in sorted(kubelet.logs.iterdir()):
+                print(log.name, log.read_text()[-2000:])
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

@@ -164,6 +164,16 @@ def test_a_deleted_pod_ends_and_is_gone(api: Api, kubelet: Kubelet, space: Names
     assert kubelet.log(space.name, "polite") == "up\nbye\n"
 
 
+def test_a_deleted_pod_s_prestop_command_runs_inside_it(api: Api, kubelet: Kubelet, space: Namespace) -> None:
+    hook = {"preStop": {"exec": {"command": ["sh", "-c", "hostname >/tmp/told; kill -TERM -1"]}}}
+    script = "sleep 600; echo ended at $(cat /tmp/told)"  # which passes no signal on
+    space.run(pod("hooked", container("sh", "-c", script, lifecycle=hook)))
+    space.ready("hooked")
+    api.delete(f"{space.pods}/hooked")
+    api.wait_gone(space.pods, "hooked", timeout_s=10)
+    assert kubelet.log(space.name, "hooked").endswith("ended at hooked\n")
+
+
 def test_logs_are_read_through_the_api_server(control_plane: ControlPlane, kubelet: Kubelet, space: Namespace) -> None:
     space.run(pod("says", container("printf", "one\\ntwo\\n")))
     space.ended("says", "Succeeded")

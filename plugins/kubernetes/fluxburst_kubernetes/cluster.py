@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient, Configuration
 
 APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 CONNECTIONS = 16
 KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -106,6 +107,19 @@ class Cluster:
         """
         query = {"fieldManager": MANAGER, "fieldValidation": "Strict", **query}
         return self.request("POST", path, body, private=private, **query)
+
+    def ensure(self, path: str, body: Mapping[str, Any], *, private: bool = False, **query: Any) -> Object | None:
+        """:meth:`create` an object, unless there is one of that name, which stays as it is: then None.
+
+        Raises:
+            InvalidOrder: there is no such namespace, or no such kind.
+        """
+        try:
+            return self.create(path, body, private=private, **query)
+        except AlreadyExists:
+            return None
+        except NotFound as error:
+            raise InvalidOrder(str(error)) from None
 
     def apply(self, path: str, body: Mapping[str, Any], **query: Any) -> Object:
         """Make an object, or make it so, by server-side apply; what the schema does not know is refused."""

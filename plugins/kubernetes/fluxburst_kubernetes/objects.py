@@ -8,7 +8,7 @@ objects.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -72,11 +72,11 @@ def job(order: Order, pool: PoolSpec, options: PodOptions, provider: str) -> Obj
         "backoffLimitPerIndex": 0,
         "podReplacementPolicy": "Failed",
         "ttlSecondsAfterFinished": KEPT_S,
-        "template": _tagged(merge(_template(order, pool, options), options.patch), order, provider),
+        "template": tagged(merge(_template(order, pool, options), options.patch), order, provider),
     }
     if options.max_lifetime is not None:
         spec["activeDeadlineSeconds"] = round(options.max_lifetime)
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _metadata(order, options, provider), "spec": spec}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata_of(order, options, provider), "spec": spec}
 
 
 def secret(order: Order, options: PodOptions, provider: str, owner: Object) -> Object:
@@ -100,7 +100,7 @@ def secret(order: Order, options: PodOptions, provider: str, owner: Object) -> O
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "metadata": _metadata(order, options, provider, owner),
+        "metadata": metadata_of(order, options, provider, owner),
         "type": "Opaque",
         "immutable": True,
         "data": {name: b64encode(content).decode() for name, content in files.items()},
@@ -112,16 +112,16 @@ def service(order: Order, options: PodOptions, provider: str, owner: Object) -> 
     return {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(order, options, provider, owner),
+        "metadata": metadata_of(order, options, provider, owner),
         "spec": {"clusterIP": "None", "selector": {ORDER: order.request_id}, "publishNotReadyAddresses": True},
     }
 
 
-def _metadata(order: Order, options: PodOptions, provider: str, owner: Object | None = None) -> Object:
+def metadata_of(order: Order, options: PodOptions, provider: str, owner: Object | None = None) -> Object:
     created = datetime.fromtimestamp(order.created_at, UTC).isoformat(timespec="seconds")
     metadata: Object = {
         "name": name_of(order.request_id),
-        "labels": _labels(order, provider),
+        "labels": labels_of(order, provider),
         "annotations": {HOSTS: ",".join(order.hosts), "fluxburst/created-at": created},
     }
     if options.max_lifetime is not None:
@@ -140,7 +140,7 @@ def _metadata(order: Order, options: PodOptions, provider: str, owner: Object | 
     return metadata
 
 
-def _labels(order: Order, provider: str) -> dict[str, str]:
+def labels_of(order: Order, provider: str) -> dict[str, str]:
     return {
         "app.kubernetes.io/name": "flux-follower",
         "app.kubernetes.io/managed-by": MANAGER,
@@ -151,18 +151,22 @@ def _labels(order: Order, provider: str) -> dict[str, str]:
     }
 
 
-def _tagged(template: Object, order: Order, provider: str) -> Object:
+def resources_of(pool: PoolSpec, options: PodOptions) -> tuple[dict[str, str], dict[str, str]]:
+    """A pod's requests and limits: all of a machine but half a core, for what that runs itself."""
+    gpus = {options.gpu_resource: str(pool.gpus)} if pool.gpus else {}
+    return options.requests or {"cpu": f"{pool.cores * 1000 - 500}m", **gpus}, options.limits or gpus
+
+
+def tagged(template: Object, order: Order, provider: str) -> Object:
     """With the order's own labels and annotations, over the site's: what counts machines must not depend on these."""
     metadata = template.get("metadata", {})
-    labels = {**metadata.get("labels", {}), **_labels(order, provider)}
+    labels = {**metadata.get("labels", {}), **labels_of(order, provider)}
     annotations = {**metadata.get("annotations", {}), HOSTS: ",".join(order.hosts)}
     return {**template, "metadata": {**metadata, "labels": labels, "annotations": annotations}}
 
 
 def _template(order: Order, pool: PoolSpec, options: PodOptions) -> Object:
-    gpus = {options.gpu_resource: str(pool.gpus)} if pool.gpus else {}
-    requests = options.requests or {"cpu": f"{pool.cores * 1000 - 500}m", **gpus}
-    limits = options.limits or gpus
+    requests, limits = resources_of(pool, options)
     name = name_of(order.request_id)
     container: Object = {
         "name": "follower",
@@ -241,16 +245,49 @@ class Machine:
         return NodeReport(self.node_id, self.pool, self.request_id, self.host, self.phase, self.detail)
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An order as the cluster has it: what makes its pods, and which it will still make.
+
+    ``name`` is that of the Job that makes them, ``over`` the indexes of which it makes no more. ``trouble`` is why none
+    are to come; empty while all may. ``since`` is when it was made, by the API server's clock.
+    """
+
+    name: str
+    request_id: RequestId
+    pool: str
+    hosts: tuple[Host, ...]
+    since: float
+    labels: Mapping[str, str]
+    over: frozenset[int] = frozenset()
+    trouble: str = ""
+
+
+def claim_of(job: Object) -> Claim | None:
+    """An order's Job; None where it makes no more pods, or is somebody else's."""
+    if HOSTS not in job["metadata"].get("annotations", {}) or has_ended(job) or is_going(job):
+        return None
+    request_id, pool, hosts = tags_of(job)
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    return Claim(job["metadata"]["name"], request_id, pool, hosts, made_at(job), labels, over_of(job))
+
+
+def over_of(job: Object) -> frozenset[int]:
+    """The indexes of which a Job makes no more pods."""
+    status = job.get("status", {})
+    return frozenset({*_indexes(status.get("completedIndexes", "")), *_indexes(status.get("failedIndexes", ""))})
+
+
 def machines(
-    jobs: Sequence[Object], pods: Sequence[Object], refusals: Mapping[str, str], waits: Mapping[str, float], now: float
+    claims: Iterable[Claim], pods: Iterable[Object], refusals: Mapping[str, str], waits: Mapping[str, float], now: float
 ) -> Iterator[Machine]:
     """Every machine that exists or is still to come.
 
-    What has the labels that select it and no annotations of ours was made by somebody else, and is left out.
+    A pod that has the labels that select it and no annotations of ours was made by somebody else, and is left out.
 
     Args:
-        jobs: All Jobs of the provider.
-        pods: All its pods, those of deleted Jobs among them.
+        claims: All orders.
+        pods: All their pods, and those that orders have left behind.
         refusals: Why a pod of a Job could not be made of late, by the Job's name.
         waits: By pool, how many seconds a pod may wait for what time may mend.
         now: POSIX seconds.
@@ -261,28 +298,28 @@ def machines(
             machine = _of_pod(pod, waits, now)
             there.add((machine.request_id, machine.index))
             yield machine
-    for found in jobs:
-        if HOSTS not in found["metadata"].get("annotations", {}):
-            continue
-        if has_ended(found) or "deletionTimestamp" in found["metadata"]:
-            continue  # what it has not made it does not make any more, and its pods go with it
-        request_id, pool, hosts = _tags(found)
-        status = found.get("status", {})
-        over = {*_indexes(status.get("completedIndexes", "")), *_indexes(status.get("failedIndexes", ""))}
-        why = refusals.get(found["metadata"]["name"], "")
-        hopeless = "forbidden" in why or (why and now - _made_at(found) > waits.get(pool, 0.0))
+    for claim in claims:
+        why = claim.trouble or refusals.get(claim.name, "")
+        late = now - claim.since > waits.get(claim.pool, 0.0)
+        hopeless = claim.trouble or "forbidden" in why or (why and late)
         phase = NodePhase.FAILED if hopeless else NodePhase.STARTING
-        labels = found["spec"]["template"]["metadata"]["labels"]
-        for index, host in enumerate(hosts):
-            if index not in over and (request_id, index) not in there:
+        for index, host in enumerate(claim.hosts):
+            if index not in claim.over and (claim.request_id, index) not in there:
                 detail = why or "its pod is to be made"
-                yield Machine(request_id, pool, host, index, phase, detail, labels=labels, since=_made_at(found))
+                yield Machine(
+                    claim.request_id, claim.pool, host, index, phase, detail, labels=claim.labels, since=claim.since
+                )
 
 
 def has_ended(job: Object) -> bool:
     """Whether a Job makes no more pods: all have succeeded or failed."""
     conditions = job.get("status", {}).get("conditions", ())
     return any(one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in conditions)
+
+
+def is_going(found: Object) -> bool:
+    """Whether it is being deleted, and with it what belongs to it."""
+    return "deletionTimestamp" in found["metadata"]
 
 
 def require_single_tries(job: Object, where: str) -> None:
@@ -294,7 +331,8 @@ def require_single_tries(job: Object, where: str) -> None:
         raise InvalidOrder(f"{where}: the cluster does not keep a Job's backoffLimitPerIndex; Kubernetes 1.29 does")
 
 
-def _tags(found: Object) -> tuple[RequestId, str, tuple[Host, ...]]:
+def tags_of(found: Object) -> tuple[RequestId, str, tuple[Host, ...]]:
+    """Whose it is: its order, pool, and the order's hosts."""
     metadata = found["metadata"]
     hosts = tuple(Host(host) for host in hostlist.expand(metadata["annotations"][HOSTS]))
     return RequestId(metadata["labels"][ORDER]), metadata["labels"][POOL], hosts
@@ -309,12 +347,12 @@ def _indexes(text: str) -> Iterator[int]:
 
 def host_of(pod: Object) -> Host:
     """The host that a pod of ours is."""
-    _, _, hosts = _tags(pod)
+    _, _, hosts = tags_of(pod)
     return hosts[int(pod["metadata"]["annotations"][INDEX])]
 
 
 def _of_pod(pod: Object, waits: Mapping[str, float], now: float) -> Machine:
-    request_id, pool, _ = _tags(pod)
+    request_id, pool, _ = tags_of(pod)
     phase, detail = _phase(pod, waits.get(pool, 0.0), now)
     return Machine(
         request_id,
@@ -325,7 +363,7 @@ def _of_pod(pod: Object, waits: Mapping[str, float], now: float) -> Machine:
         detail,
         node=pod["spec"].get("nodeName", ""),
         labels=pod["metadata"]["labels"],
-        since=_made_at(pod),
+        since=made_at(pod),
         made=True,
         over=_is_over(pod, now),
     )
@@ -338,12 +376,13 @@ def _is_over(pod: Object, now: float) -> bool:
     return late or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
-def _made_at(found: Object) -> float:
+def made_at(found: Object) -> float:
+    """POSIX seconds, by the API server's clock."""
     return datetime.fromisoformat(found["metadata"]["creationTimestamp"]).timestamp()
 
 
 def _phase(pod: Object, wait_s: float, now: float) -> tuple[NodePhase, str]:
-    status, deleted = pod.get("status", {}), "deletionTimestamp" in pod["metadata"]
+    status, deleted = pod.get("status", {}), is_going(pod)
     if status.get("phase") == "Failed":
         # told before all else: why it failed is what its deletion must not hide
         return (NodePhase.STOPPING if deleted else NodePhase.FAILED), _why(status)
@@ -351,7 +390,7 @@ def _phase(pod: Object, wait_s: float, now: float) -> tuple[NodePhase, str]:
         return NodePhase.STOPPING, ""
     if status.get("phase") == "Succeeded":
         return NodePhase.STOPPING, "its broker left with status 0"
-    late = now - _made_at(pod) > wait_s
+    late = now - made_at(pod) > wait_s
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
         waiting = container.get("state", {}).get("waiting", {})
         reason, message = waiting.get("reason", ""), waiting.get("message", "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -29,6 +29,8 @@ class KubernetesOptions(Table):
     """Where the pods, and what belongs to them, are made. It must exist."""
     request_timeout: Duration = 15.0
     """How long one request to the API server may take."""
+    workload: Literal["job", "minicluster"] = "job"
+    """What an order becomes: an Indexed Job, or a MiniCluster of the Flux Operator."""
 
 
 class PodOptions(Table):

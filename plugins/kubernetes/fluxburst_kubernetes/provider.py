@@ -1,4 +1,4 @@
-"""The provider: one Indexed Job an order, watched rather than asked for."""
+"""The provider: an order's pods, watched rather than asked for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Protocol
 
-from fluxburst.errors import InvalidOrder, ProviderError, ProviderUnavailable
+from fluxburst.errors import InvalidOrder, ProviderError
 from fluxburst.model import (
     Demand,
     Finding,
@@ -18,6 +19,7 @@ from fluxburst.model import (
     NodeReport,
     Offer,
     Order,
+    PoolSpec,
     Refusal,
     RequestId,
     Severity,
@@ -26,19 +28,50 @@ from fluxburst.model import (
 from fluxburst.provider import ProviderContext
 from fluxburst.provider.protocol import options as read
 from fluxburst_kubernetes import objects
-from fluxburst_kubernetes.cluster import AlreadyExists, Cluster, NotFound, by_kubeconfig
+from fluxburst_kubernetes.cluster import Cluster, by_kubeconfig
+from fluxburst_kubernetes.jobs import Jobs
+from fluxburst_kubernetes.miniclusters import MiniClusters
 from fluxburst_kubernetes.mirror import Mirror
-from fluxburst_kubernetes.objects import Machine, Object
+from fluxburst_kubernetes.objects import Claim, Machine, Object
 from fluxburst_kubernetes.options import KubernetesOptions, PodOptions
 
-NEEDED = (
-    ("batch", "jobs", ("get", "list", "watch", "create", "delete")),
-    ("", "pods", ("list", "watch", "deletecollection")),
-    ("", "secrets", ("create",)),
-    ("", "services", ("create",)),
-    ("", "events", ("list", "watch")),
-)
-"""What the provider does in its namespace: API group, resource, verbs."""
+
+class Workload(Protocol):
+    """What an order is in the cluster: an Indexed Job of ours, or a MiniCluster of the Flux Operator.
+
+    ``needed`` is what it does in its namespace: API group, resource, verbs. The rest raises
+    :class:`~fluxburst.errors.ProviderError`.
+    """
+
+    @property
+    def shrink(self) -> Shrink: ...
+
+    @property
+    def in_blocks(self) -> bool: ...
+
+    @property
+    def needed(self) -> Sequence[tuple[str, str, tuple[str, ...]]]: ...
+
+    def place(self, order: Order, pool: PoolSpec, options: PodOptions) -> None:
+        """Make an order; what of it is there already stays as it is."""
+
+    def claims(self) -> list[Claim]:
+        """All orders that may still get pods."""
+
+    def sweep(self, alive: Collection[RequestId]) -> None:
+        """Remove what is of no use any more of orders that have no machine."""
+
+    def withdraw(self, request_id: RequestId) -> None:
+        """Remove an order with all that belongs to it."""
+
+    def cut(self, request_id: RequestId, given: Collection[int], left: Collection[int]) -> None:
+        """Remove the pods of the indexes ``given``, but for those ``left``."""
+
+    def try_out(self, order: Order, pool: PoolSpec, options: PodOptions) -> None:
+        """See whether the cluster would take it, without a change."""
+
+    def close(self) -> None:
+        """Let go of connections and threads."""
 
 
 def build(context: ProviderContext) -> KubernetesProvider:
@@ -47,25 +80,31 @@ def build(context: ProviderContext) -> KubernetesProvider:
     pools = {name: read(PodOptions, pool.options, f"pool.{name}.options") for name, pool in context.pools.items()}
     where = f"provider {context.name}"
     cluster = Cluster(where, by_kubeconfig(options, where), options.request_timeout)
-    return KubernetesProvider(context, options.namespace, pools, cluster)
+    workload: Workload = Jobs(context, options.namespace, cluster)
+    if options.workload == "minicluster":
+        workload = MiniClusters(context, options.namespace, cluster, pools)
+    return KubernetesProvider(context, options.namespace, pools, cluster, workload)
 
 
 class KubernetesProvider:
     """Node ids are ``REQUEST_ID.HOST``. A pod whose broker left with status 0 has ended, and frees its machine."""
 
-    shrink = Shrink.ANY
-
     def __init__(
-        self, context: ProviderContext, namespace: str, pools: Mapping[str, PodOptions], cluster: Cluster
+        self,
+        context: ProviderContext,
+        namespace: str,
+        pools: Mapping[str, PodOptions],
+        cluster: Cluster,
+        workload: Workload | None = None,
     ) -> None:
         self._context = context
         self._pools = pools
         self._cluster = cluster
         self._name_of_namespace = namespace
         self._namespace = f"/api/v1/namespaces/{namespace}"
-        self._jobs_path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
+        self._workload = workload or Jobs(context, namespace, cluster)
+        self.shrink, self.in_blocks = self._workload.shrink, self._workload.in_blocks
         mine = objects.selector(context.cluster, context.name)
-        self._jobs = Mirror(self._cluster, self._jobs_path, labelSelector=mine)
         self._pods = Mirror(self._cluster, f"{self._namespace}/pods", labelSelector=mine)
         self._refusals = Mirror(
             self._cluster, f"{self._namespace}/events", fieldSelector="involvedObject.kind=Job,reason=FailedCreate"
@@ -108,72 +147,25 @@ class KubernetesProvider:
             )
 
     def place(self, order: Order, options: PodOptions) -> None:
-        """Make an admitted order's three objects; those that are there already stay as they are.
-
-        The Job comes first, as it owns the others; its pods wait the moment that these take. Where one of the others is
-        refused, the Job goes again.
-        """
-        name = self._context.name
-        job = objects.job(order, self._context.pools[order.pool], options, name)
-        path = f"{self._jobs_path}/{job['metadata']['name']}"
-        made = self._make(self._jobs_path, job)
-        owner = made or self._cluster.get(path)
-        if "deletionTimestamp" in owner["metadata"]:
-            raise ProviderUnavailable(f"provider {name}: {job['metadata']['name']} is being deleted")
-        self._jobs.put(owner)
-        try:
-            objects.require_single_tries(owner, f"provider {name}")
-            self._make(f"{self._namespace}/secrets", objects.secret(order, options, name, owner), private=True)
-            self._make(f"{self._namespace}/services", objects.service(order, options, name, owner))
-        except ProviderUnavailable:
-            raise
-        except ProviderError:
-            # a clear no, unless the Job is from before, with all that it needs
-            if made is not None:
-                self._delete_job(order.request_id)
-            raise
-
-    def _make(self, path: str, body: Object, **query: Any) -> Object | None:
-        """The object as it was made, or None where there was one."""
-        try:
-            return self._cluster.create(path, body, **query)
-        except AlreadyExists:
-            return None
-        except NotFound as error:
-            raise InvalidOrder(str(error)) from None  # it is the namespace that is not there
+        """Make an admitted order; for providers built on this one."""
+        self._workload.place(order, self._context.pools[order.pool], options)
 
     def list_nodes(self) -> Sequence[NodeReport]:
-        """All of them; a Job that has ended, and whose pods were all given back, is deleted on the way.
-
-        Nobody gives such a Job's nodes back any more: they ended one by one, or by themselves.
-        """
         machines = self.machines()
-        alive = {objects.name_of(machine.request_id) for machine in machines}
-        for job in self._jobs.objects():
-            metadata = job["metadata"]
-            if objects.has_ended(job) and metadata["name"] not in alive and "deletionTimestamp" not in metadata:
-                self._delete_job(metadata["labels"][objects.ORDER])
+        with suppress(ProviderError):  # the next listing tries again
+            self._workload.sweep({machine.request_id for machine in machines})
         return [machine.report() for machine in machines]
-
-    def _delete_job(self, request_id: str) -> None:
-        """Its pods, its Secret and its Service go with it; pods that it has left behind go, too."""
-        path = f"{self._jobs_path}/{objects.name_of(request_id)}"
-        deleted = self._cluster.delete(path, propagationPolicy="Foreground")
-        if deleted is None:
-            self._cluster.delete(f"{self._namespace}/pods", labelSelector=f"{objects.ORDER}={request_id}")
-        elif deleted["kind"] == "Job":
-            self._jobs.put(deleted)
 
     def machines(self) -> list[Machine]:
         """What :meth:`list_nodes` reports, and where each is; for providers built on this one."""
-        # pods first: a Job that ends between the two looks takes no pod away that is still there
-        pods, jobs = self._pods.objects(), self._jobs.objects()
+        # pods first: an order that ends between the two looks takes no pod away that is still there
+        pods, claims = self._pods.objects(), self._workload.claims()
         refusals = {
             event["involvedObject"]["name"]: str(event.get("message", ""))
             for event in sorted(self._refusals.objects(), key=_last_seen)
         }
         waits = {name: options.schedule_timeout for name, options in self._pools.items()}
-        found = objects.machines(jobs, pods, refusals, waits, time.time())
+        found = objects.machines(claims, pods, refusals, waits, time.time())
         listed = sorted(found, key=lambda machine: (machine.request_id, machine.index))
         with self._lock:
             self._released &= {machine.node_id for machine in listed}
@@ -185,31 +177,29 @@ class KubernetesProvider:
         ]
 
     def release(self, node_ids: Collection[NodeId], /) -> None:
-        """Delete these pods, and an order's Job with its last one.
+        """Remove these pods, and an order with its last one.
 
-        A Job makes no other pod for one that was deleted: it may fail no index more than once. A pod that it has yet to
-        make is listed as stopping, and deleted by a later call.
+        A pod that is yet to be made is listed as stopping, and removed by a later call.
         """
         wanted = set(node_ids)
-        left: dict[RequestId, int] = defaultdict(int)
+        left: dict[RequestId, list[int]] = defaultdict(list)
         given: dict[RequestId, list[int]] = defaultdict(list)
         for machine in self.machines():
             if machine.node_id in wanted:
                 given[machine.request_id].append(machine.index)
             elif machine.phase is not NodePhase.STOPPING:
-                left[machine.request_id] += 1
+                left[machine.request_id].append(machine.index)
         with self._lock:
             self._released |= wanted
         for request_id, indexes in given.items():
-            if not left[request_id]:
-                self._delete_job(request_id)
-                continue
-            some = ",".join(map(str, sorted(indexes)))
-            these = f"{objects.ORDER}={request_id},{objects.INDEX} in ({some})"
-            self._cluster.delete(f"{self._namespace}/pods", labelSelector=these)
+            if left[request_id]:
+                self._workload.cut(request_id, indexes, left[request_id])
+            else:
+                self._workload.withdraw(request_id)
 
     def close(self) -> None:
-        for mirror in (self._jobs, self._pods, self._refusals):
+        self._workload.close()
+        for mirror in (self._pods, self._refusals):
             mirror.close()
         self._cluster.close()
 
@@ -233,7 +223,7 @@ class KubernetesProvider:
         namespace = self._name_of_namespace
         missing = [
             f"{verb} {resource}"
-            for group, resource, verbs in NEEDED
+            for group, resource, verbs in self._workload.needed
             for verb in verbs
             if not self._may(namespace, group, resource, verb)
         ]
@@ -257,10 +247,8 @@ class KubernetesProvider:
         """A dry run of an order of one node: schema, admission, and that the namespace is there."""
         pool = self._context.pools[name]
         order = objects.sample_order(self._context, pool)
-        job = objects.job(order, pool, self._pools[name], self._context.name)
         try:
-            if made := self._make(self._jobs_path, job, dryRun="All"):
-                objects.require_single_tries(made, f"provider {self._context.name}")
+            self._workload.try_out(order, pool, self._pools[name])
         except ProviderError as error:
             fix = f"mend [pool.{name}.options], or what the cluster does not admit"
             return Finding(f"pool {name}", Severity.ERROR, str(error), fix)

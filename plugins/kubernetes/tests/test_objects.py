@@ -37,7 +37,7 @@ def pod(index: int, **status: Any) -> dict[str, Any]:
 
 def told(jobs: list[Any], pods: list[Any], refusal: str = "", later_s: float = 0.0) -> list[tuple[str, NodePhase, str]]:
     refusals = {"fluxburst-b-1": refusal} if refusal else {}
-    found = objects.machines(jobs, pods, refusals, {"c2": 60.0}, NOW + later_s)
+    found = objects.machines(filter(None, map(objects.claim_of, jobs)), pods, refusals, {"c2": 60.0}, NOW + later_s)
     return [(machine.host, machine.phase, machine.detail) for machine in found]
 
 
