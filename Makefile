@@ -25,8 +25,11 @@ $(READY): requirements/dev.txt pyproject.toml $(wildcard plugins/*/pyproject.tom
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
 
+# Many tests wait for real Flux, Slurm and Kubernetes: more workers than cores pay. WORKERS=0 runs one after the other.
+WORKERS ?= 3
+
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check $(SOURCES)

@@ -103,7 +103,8 @@ give_up() {{
     trap 'kill "$!" 2>/dev/null; exit 0' TERM
     sleep {lead_timeout} &
     wait "$!"
-    [ -e joined ] || {{ : >no-lead; kill -TERM "$1"; }}
+    # A signal to a process that has just begun may be lost: by now this may be about a broker that has ended.
+    [ -e joined ] || [ ! -e "$2" ] || {{ : >no-lead; kill -TERM "$1"; }}
 }}
 
 # Shells run this between commands: $child is the broker, or the pause before the next one, or "$!" is, just begun.
@@ -119,15 +120,17 @@ trap stop TERM INT HUP
 left={retries}
 while :; do
     rm -f joined no-lead
+    : >"try-$left"
     child='' watch=''
     {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>{log} 2>&1 &
     child=$!
     if [ -x rc/rc1.d/joined ]; then
-        give_up "$child" &
+        give_up "$child" "try-$left" </dev/null >/dev/null 2>&1 &
         watch=$!
     fi
     wait "$child"
     status=$?
+    rm -f "try-$left"
     [ -z "$watch" ] || kill -TERM "$watch" 2>/dev/null
     [ "$status" -ne 0 ] || exit 0
     if [ -e no-lead ]; then

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fluxburst_eks.provider import EksProvider, build
-from fluxburst_kubernetes.provider import NEEDED
+from fluxburst_kubernetes.jobs import Jobs
 
 from fluxburst.errors import AuthDenied, InvalidOrder, ProviderUnavailable, QuotaExceeded
 from fluxburst.flux.private import find_flux
@@ -68,7 +68,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def permissions(api: Api, namespace: str) -> Iterator[None]:
     """What the README says that the service's account needs in the cluster, and no more."""
-    rules = [{"apiGroups": [group], "resources": [kind], "verbs": list(verbs)} for group, kind, verbs in NEEDED]
+    rules = [{"apiGroups": [group], "resources": [kind], "verbs": list(verbs)} for group, kind, verbs in Jobs.needed]
     nodes = [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]}]
     made = []
     for scope, place, allowed in (("", RBAC, nodes), ("namespaced", f"{RBAC}/namespaces/{namespace}", rules)):
