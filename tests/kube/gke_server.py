@@ -12,6 +12,7 @@ import http.server
 import itertools
 import json
 import re
+import secrets
 import threading
 import time
 from collections import defaultdict
@@ -31,7 +32,7 @@ from tests.kube.control_plane import ControlPlane
 from tests.kube.kubelet import FakeNode, Kubelet
 
 PROJECT, ZONE, CLUSTER = "test-project", "us-test1-a", "shared"
-CORES = {"c2-standard-4": 4, "tiny": 2}
+CORES = {"e2-standard-2": 2, "tiny": 2}
 SOLD_OUT = (
     "ZONE_RESOURCE_POOL_EXHAUSTED",
     "The zone 'projects/{project}/zones/{zone}' does not have enough resources available to fulfill the request.",
@@ -82,6 +83,7 @@ class Google:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._numbers = itertools.count(1)
+        self._run = secrets.token_hex(2)
         self._began = time.monotonic()
         self._past: defaultdict[str, list[tuple[float, list[Vm]]]] = defaultdict(list)
         self.clusters: dict[str, container_v1.Cluster] = {CLUSTER: self._cluster(CLUSTER, {})}
@@ -89,7 +91,7 @@ class Google:
         self.operations: dict[str, container_v1.Operation] = {}
         self.boots = threading.Event()
         self.boots.set()
-        self.boot_s = self.stop_s = 0.1
+        self.boot_s, self.stop_s = 0.1, 0.5
         self.stale_s = 0.0
         self.capacity: defaultdict[str, int] = defaultdict(lambda: 1000)
         self.quota = 1000
@@ -220,6 +222,10 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
         def work(_: container_v1.Operation) -> None:
             self.boots.wait()
             with self._lock:
+                for spec in request.cluster.node_pools:
+                    spec.locations = [request.parent.split("/")[3]]
+                    pool = self.pools[spec.name] = Pool(spec, container_v1.NodePool.Status.RUNNING, 1)
+                    self._boot(pool, Vm(f"gke-{spec.name}-{self._run}", spec.locations[0]))
                 made.status, made.endpoint = container_v1.Cluster.Status.RUNNING, endpoint
 
         return self._begin("CREATE_CLUSTER", f"{request.parent}/clusters/{name}", work)
@@ -290,7 +296,10 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
             with self._changed:
                 keep = [vm for vm in pool.vms.values() if vm.action != "DELETING"]
                 zone = pool.spec.locations[0]
-                made = [Vm(f"gke-{pool.spec.name}-{next(self._numbers):04d}", zone) for _ in range(nodes - len(keep))]
+                made = [
+                    Vm(f"gke-{pool.spec.name}-{self._run}-{next(self._numbers):02d}", zone)
+                    for _ in range(nodes - len(keep))
+                ]
                 for vm in made:
                     self._set(pool, vm)
                 for vm in keep[nodes:]:
@@ -356,6 +365,10 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
         self._threads.submit(self._end, pool, vm)
 
     def _end(self, pool: Pool, vm: Vm) -> None:
+        # a kubelet ends its pods before its machine goes down (graceful node shutdown)
+        for pod in self._kubelet.api.get("/api/v1/pods", fieldSelector=f"spec.nodeName={vm.name}")["items"]:
+            name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+            self._kubelet.evict(namespace, name, "Pod was terminated in response to imminent node shutdown.")
         time.sleep(self.stop_s)  # the length of a shutdown
         self._kubelet.remove(vm.name)
         with self._changed:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from fluxburst.provider import Provider, ProviderContext, ProviderFactory, hookimpl
 
-__all__ = ["fluxburst_providers", "make"]
+if TYPE_CHECKING:
+    import click
+
+__all__ = ["fluxburst_commands", "fluxburst_providers", "make"]
 
 
 def make(context: ProviderContext) -> Provider:
@@ -24,3 +28,10 @@ def make(context: ProviderContext) -> Provider:
 @hookimpl
 def fluxburst_providers() -> Mapping[str, ProviderFactory]:
     return {"gke": make}
+
+
+@hookimpl
+def fluxburst_commands(group: click.Group) -> None:
+    from fluxburst_gke.commands import clean_up
+
+    group.add_command(clean_up)

@@ -37,10 +37,12 @@ def places(context: ProviderContext, options: GkeOptions, pools: Mapping[str, Gk
     """All that burst.toml names, by the node pools' names.
 
     Raises:
-        ConfigError: a pool has no zone, or two have one node pool.
+        ConfigError: a pool has no zone, or GPUs of no type, or two have one node pool.
     """
     found: dict[str, Place] = {}
     for pool, pod in pools.items():
+        if context.pools[pool].gpus and not pod.accelerator_type:
+            raise ConfigError(f"[pool.{pool}.options] accelerator_type: name the pool's GPUs, such as 'nvidia-l4'")
         zones = pod.zones or tuple(filter(None, (options.zone,)))
         if not zones:
             raise ConfigError(
@@ -78,6 +80,11 @@ def is_ours(labels: Mapping[str, str], context: ProviderContext) -> bool:
     return all(labels.get(key) == value for key, value in marks(context).items())
 
 
+def is_for_followers(labels: Mapping[str, str], context: ProviderContext) -> bool:
+    """Whether a node pool with these labels is one of ours, and not that of a created cluster's own services."""
+    return is_ours(labels, context) and OWNED_POOL in labels
+
+
 def node_pool(
     place: Place, pod: GkePodOptions, spec: PoolSpec, context: ProviderContext, nodes: int
 ) -> container_v1.NodePool:
@@ -111,7 +118,14 @@ def node_pool(
                 ),
             )
         ]
-    made = container_v1.NodePool(name=place.node_pool, initial_node_count=nodes, locations=[place.zone], config=config)
+    made = container_v1.NodePool(
+        name=place.node_pool,
+        initial_node_count=nodes,
+        locations=[place.zone],
+        config=config,
+        # no machine beside those that orders need, which would be taken for surplus
+        upgrade_settings=container_v1.NodePool.UpgradeSettings(max_surge=0, max_unavailable=1),
+    )
     if pod.compact:
         made.placement_policy = container_v1.NodePool.PlacementPolicy(
             type_=container_v1.NodePool.PlacementPolicy.Type.COMPACT
@@ -148,10 +162,12 @@ class Look:
 
     machines: Sequence[Machine]
     """All."""
+    instances: Sequence[Instance]
+    """All."""
     had: Mapping[str, Sequence[Machine]]
     """By the names of machines that exist: whose pods are bound there."""
     waiting: Sequence[Machine]
-    """Those whose pods have no machine yet, the latest order last."""
+    """Those whose pods have no machine yet; always in the same order, and those of one order together."""
     free: Sequence[Instance]
     """There or being made, not asked to go, and no pod bound there."""
     leaving: Sequence[Instance]
@@ -208,7 +224,7 @@ def look(machines: Sequence[Machine], instances: Iterable[Instance], given_back:
             waiting.append(machine)
     leaving = [instance for instance in there if instance.leaving or instance.name in gone]
     free = [instance for instance in there if instance.name not in had and instance not in leaving]
-    return Look(machines, had, sorted(waiting, key=lambda one: (one.request_id, one.index)), free, leaving)
+    return Look(machines, there, had, sorted(waiting, key=lambda one: (one.request_id, one.index)), free, leaving)
 
 
 def place_of(places: Mapping[str, Place], pool: str, zone: str) -> Place:

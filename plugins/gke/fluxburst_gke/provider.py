@@ -210,7 +210,7 @@ class GkeProvider:
             raise ProviderUnavailable(f"{self._where}: GKE cluster {self._cluster} is {found.status} {found.told}")
 
     def _require_ours(self, found: NodePool) -> None:
-        if not layout.is_ours(found.labels, self._context):
+        if not layout.is_for_followers(found.labels, self._context):
             raise InvalidOrder(
                 f"{self._where}: node pool {found.name} was not made by this provider, which leaves it as it is; "
                 "give the pool another name by node_pool"
@@ -273,7 +273,7 @@ class GkeProvider:
         """
         found = self._google.node_pools()
         if found is not None:
-            ours = [one for one in found if layout.is_ours(one.labels, self._context)]
+            ours = [one for one in found if layout.is_for_followers(one.labels, self._context)]
             if not ours and self._options.manage_cluster:
                 cluster = self._google.cluster()
                 return None if cluster is None or cluster.status == "PROVISIONING" else ours
@@ -347,7 +347,7 @@ class GkeProvider:
     # Giving it back
 
     def release(self, node_ids: Collection[NodeId], /) -> None:
-        """Give these machines back, and those that nobody has; the pods go once their machine is gone."""
+        """Give these machines back, and those that nobody has, then their pods: a pod says whose its machine is."""
         wanted = frozenset(node_ids)
         pools = self._node_pools()
         if pools is None:
@@ -364,38 +364,23 @@ class GkeProvider:
     def _give_back(self, found: NodePool, memory: _Memory, wanted: Collection[NodeId]) -> None:
         view = self._look(found.name, found, memory)
         waiting = [machine for machine in view.waiting if machine.node_id not in wanted]
-        leaving = {instance.name for instance in view.leaving}
-        pods: list[NodeId] = []
-        victims: set[str] = set()
-        for machine in view.machines:
-            if machine.node_id not in wanted or machine.node in leaving:
-                continue  # the machine goes; its pod says whose it is until then
-            if machine.node not in view.had:
-                pods.append(machine.node_id)
-                if not machine.node and machine.phase is not NodePhase.STOPPING:
-                    memory.owed[machine.node_id] = machine
-                continue
-            in_use = any(
-                mate.node_id not in wanted and mate.phase is not NodePhase.STOPPING for mate in view.had[machine.node]
-            )
-            # a free machine is what the scheduler gives to a pod that waits, now or in a moment
-            if in_use or (waiting and machine.phase is NodePhase.STOPPING):
-                pods.append(machine.node_id)
-            else:
+        released = [machine for machine in view.machines if machine.node_id in wanted]
+        victims = set() if waiting else {instance.name for instance in view.free}
+        for machine in released:
+            if not machine.node:
+                memory.owed[machine.node_id] = machine
+            elif machine.node in view.had and not _passed_on(machine, view.had[machine.node], wanted, waiting):
                 victims.add(machine.node)
-        if pods:
-            self._pods.release(pods)
-        if not waiting:
-            victims |= {instance.name for instance in view.free}
-        self._delete(found, memory, victims)
+        victims -= {instance.name for instance in view.leaving}
+        if victims:
+            self._delete(view, memory, victims)
+        if released:
+            self._pods.release([machine.node_id for machine in released])
 
-    def _delete(self, found: NodePool, memory: _Memory, victims: Collection[str]) -> None:
-        if not victims:
-            return
-        there = self._google.instances(found.groups)
-        self._google.delete_instances([instance for instance in there if instance.name in victims])
+    def _delete(self, view: Look, memory: _Memory, victims: Collection[str]) -> None:
+        self._google.delete_instances([instance for instance in view.instances if instance.name in victims])
         memory.given_back |= set(victims)
-        memory.size = min(memory.size, len(there) - len(memory.given_back))
+        memory.size = min(memory.size, view.there - len(victims))
         for name in victims:
             if name not in memory.owners and memory.owed:
                 memory.owners[name] = memory.owed.pop(next(iter(memory.owed)))
@@ -420,7 +405,7 @@ class GkeProvider:
             fix = "mend what it says, then check again"
             return [*findings, Finding("GKE cluster", Severity.ERROR, str(error), fix)]
         for found in node_pools:
-            if found.name in self._places and not layout.is_ours(found.labels, self._context):
+            if found.name in self._places and not layout.is_for_followers(found.labels, self._context):
                 told_so = f"node pool {found.name} was there before; it is not used, nor changed"
                 fix = f"give the pool another name by [pool.{self._places[found.name].pool}.options] node_pool"
                 findings.append(Finding(f"node pool {found.name}", Severity.ERROR, told_so, fix))
@@ -480,6 +465,18 @@ def _remember(memory: _Memory, trouble: ProviderError) -> None:
 
 def _begin(memory: _Memory, operation: Operation, size: int) -> None:
     memory.operation, memory.size, memory.trouble, memory.asked = operation.name, size, None, True
+
+
+def _passed_on(
+    machine: Machine, mates: Collection[Machine], wanted: Collection[NodeId], waiting: Collection[Machine]
+) -> bool:
+    """Whether another pod has a released pod's machine, or gets it.
+
+    To the cluster's scheduler a machine is free whose pod has ended, or is deleted before it has run, and a pod that
+    waits is given it now or in a moment. One whose pod did run, and did not leave in peace, is not trusted.
+    """
+    in_use = any(mate.node_id not in wanted and mate.phase is not NodePhase.STOPPING for mate in mates)
+    return in_use or (bool(waiting) and machine.phase in (NodePhase.STARTING, NodePhase.STOPPING))
 
 
 def _stopping(machine: Machine) -> NodeReport:
