@@ -140,6 +140,19 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
         with self._lock:
             return sorted(self.pools[pool].vms) if pool in self.pools else []
 
+    def preempt(self, name: str) -> None:
+        """Take a spot machine away; its group makes it anew, under its name."""
+        with self._changed:
+            pool = next(pool for pool in self.pools.values() if name in pool.vms)
+            vm = pool.vms[name]
+            vm.action, vm.status = "RECREATING", ""
+            self._set(pool, vm)
+            self.tell(f"{name}: is preempted")
+        self._evict_all(name)
+        time.sleep(self.stop_s)
+        self._kubelet.remove(name)
+        self._boot(pool, vm)
+
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
         """Wait until something holds of what changes here."""
         with self._changed:
@@ -365,10 +378,7 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
         self._threads.submit(self._end, pool, vm)
 
     def _end(self, pool: Pool, vm: Vm) -> None:
-        # a kubelet ends its pods before its machine goes down (graceful node shutdown)
-        for pod in self._kubelet.api.get("/api/v1/pods", fieldSelector=f"spec.nodeName={vm.name}")["items"]:
-            name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-            self._kubelet.evict(namespace, name, "Pod was terminated in response to imminent node shutdown.")
+        self._evict_all(vm.name)
         time.sleep(self.stop_s)  # the length of a shutdown
         self._kubelet.remove(vm.name)
         with self._changed:
@@ -377,6 +387,12 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
             del pool.vms[vm.name]
             self.tell(f"{vm.name}: is gone")
             self._remember(pool)
+
+    def _evict_all(self, node: str) -> None:
+        """A kubelet ends its pods before its machine goes down (graceful node shutdown)."""
+        for pod in self._kubelet.api.get("/api/v1/pods", fieldSelector=f"spec.nodeName={node}")["items"]:
+            name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+            self._kubelet.evict(namespace, name, "Pod was terminated in response to imminent node shutdown.")
 
     def _begin(self, kind: str, target: str, work: Callable[[container_v1.Operation], None]) -> container_v1.Operation:
         operation = container_v1.Operation(

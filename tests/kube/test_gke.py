@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from fluxburst.model import (
     BootMaterial,
     Demand,
     Host,
+    JobId,
     NodeId,
     NodePhase,
     NodeReport,
@@ -60,7 +62,7 @@ BURST_TOML = """
 cooldown = "1s"
 [pool.c2]
 provider = "gke"
-hosts = "c2-[0-3]"
+hosts = "c2-[0-7]"
 cores = 2
 usd_per_node_hour = 0.5
 idle_timeout = "500ms"
@@ -68,6 +70,7 @@ idle_timeout = "500ms"
 machine_type = "tiny"
 image = "follower"
 flux = "{flux}"
+{more}
 [provider.gke]
 gke_cluster = "{cluster}"
 namespace = "{namespace}"
@@ -87,43 +90,65 @@ def google(control_plane: ControlPlane, kubelet: Kubelet, monkeypatch: pytest.Mo
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.mark.flux
-def test_a_node_pool_goes_from_zero_to_three_and_back(
-    google: Google, api: Api, kubelet: Kubelet, namespace: str
-) -> None:
+@contextmanager
+def serving_site(google: Google, namespace: str, more: str = "") -> Iterator[PrivateSite]:
+    """A real lead with a running service."""
     directory = Path(tempfile.mkdtemp(prefix="fb-", dir="/tmp"))
-    toml = BURST_TOML.format(flux=find_flux(), cluster=CLUSTER, namespace=namespace, google=google.toml)
+    toml = BURST_TOML.format(flux=find_flux(), cluster=CLUSTER, namespace=namespace, google=google.toml, more=more)
     try:
         with PrivateSite(directory, toml) as site:
             steps.serve(site)
             try:
-                _burst(site, google, api, namespace)
+                yield site
             finally:
                 print(site.log_path.read_text()[-9000:])  # shown where the test failed
+                print("time line, s:", *(f"  {at:6.2f} {what}" for at, what in google.log), sep="\n")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _burst(site: PrivateSite, google: Google, api: Api, namespace: str) -> None:
+def burst(site: PrivateSite, google: Google) -> JobId:
+    """A job of three nodes, from its submission to its end."""
     google.tell("submit")
     job = site.submit("--setattr", "burstable=true", "-N3", "hostname")
-    submitted_at = steps.await_event(site, job, "submit")["timestamp"]
     steps.await_event(site, job, "start")
     google.tell("start")
     assert steps.await_event(site, job, "finish")["context"]["status"] == 0
     google.tell("finish")
-    assert set(steps.hosts_of(site, job)) == {"c2-0", "c2-1", "c2-2"}
-    steps.eventually(lambda: steps.nothing_left(site))
-    google.tell("all records ended")
-    assert google.machines(POOL) == []
-    assert google.pools[POOL].target == 0
-    assert not left(api, namespace)
-    assert google.sizes == [(POOL, 3)]
-    bought = steps.records(site, submitted_at)
-    assert {(node["host"], node["state"], node["reason"]) for node in bought} == {
-        (f"c2-{index}", "gone", "idle") for index in range(3)
-    }
-    print("time line, s:", *(f"  {at:6.2f} {what}" for at, what in google.log), sep="\n")
+    return job
+
+
+@pytest.mark.flux
+def test_a_node_pool_goes_from_zero_to_three_and_back(google: Google, api: Api, namespace: str) -> None:
+    with serving_site(google, namespace) as site:
+        job = burst(site, google)
+        assert set(steps.hosts_of(site, job)) == {"c2-0", "c2-1", "c2-2"}
+        steps.eventually(lambda: steps.nothing_left(site))
+        google.tell("all records ended")
+        assert google.machines(POOL) == []
+        assert google.pools[POOL].target == 0
+        assert not left(api, namespace)
+        assert google.sizes == [(POOL, 3)]
+        assert {(node["host"], node["state"], node["reason"]) for node in steps.records(site, 0.0)} == {
+            (f"c2-{index}", "gone", "idle") for index in range(3)
+        }
+
+
+@pytest.mark.flux
+def test_what_one_zone_has_not_the_next_one_gives(google: Google, api: Api, namespace: str) -> None:
+    """Two of three come in the first zone; the gang runs in the other, and what came is given back."""
+    zones = (ZONE, ZONE[:-1] + "b")
+    google.capacity[zones[0]] = 2
+    with serving_site(google, namespace, more=f"zones = {list(zones)}") as site:
+        job = burst(site, google)
+        told = {node["reason"] for node in steps.records(site, 0.0)}
+        assert any("does not have enough resources available" in reason for reason in told)
+        assert len(steps.hosts_of(site, job)) == 3
+        assert google.sizes[0] == (f"{POOL}-a", 3)
+        assert {name for name, _ in google.sizes[1:]} == {f"{POOL}-b"}
+        google.wait_for(lambda: [google.machines(f"{POOL}-{zone}") for zone in "ab"] == [[], []])
+        assert [google.pools[f"{POOL}-{zone}"].target for zone in "ab"] == [0, 0]
+        steps.eventually(lambda: not left(api, namespace))
 
 
 SLEEP = "trap 'exit 1' TERM; sleep 1000 & wait"
@@ -408,6 +433,19 @@ def test_a_stale_listing_buys_nothing_twice_and_leaks_nothing(site: Site, google
     site.await_phases(c2_0=RUNNING, c2_1=RUNNING)
     site.give_all_back()
     assert google.pools[POOL].target == 0
+
+
+def test_a_preempted_machine_ends_its_pod_and_what_replaces_it_is_given_back(site: Site, google: Google) -> None:
+    site.launch("b-one", "c2-[0-1]")
+    site.await_phases(c2_0=RUNNING, c2_1=RUNNING)
+    google.preempt(google.machines(POOL)[0])
+    steps.eventually(lambda: sorted(site.phases().values()) == [RUNNING, STOPPING])
+    (lost,) = [name for name, phase in site.phases().items() if phase is STOPPING]
+    steps.eventually(lambda: site.provider.release([NodeId(lost)]) or lost not in site.nodes())
+    assert len(google.machines(POOL)) == 1
+    assert list(site.phases().values()) == [RUNNING]
+    assert google.sizes == [(POOL, 2)]
+    site.give_all_back()
 
 
 def test_another_order_gets_a_machine_whose_pod_has_ended(site: Site, google: Google, api: Api) -> None:

@@ -1,4 +1,4 @@
-"""``flux burst gke-clean-up``: delete what the provider created, which costs nothing or little but is there."""
+"""``flux burst gke-clean``: delete what the provider created, which costs nothing or little but is there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fluxburst.provider import ProviderContext
 from fluxburst.provider.protocol import options as read
 
 
-@click.command("gke-clean-up")
+@click.command("gke-clean")
 @click.option(
     "--config",
     "config_path",
@@ -27,7 +27,7 @@ from fluxburst.provider.protocol import options as read
 )
 @click.option("--yes", is_flag=True, help="Delete it. Without this it is only told.")
 def clean_up(config_path: Path, yes: bool) -> None:
-    """Delete the GKE node pools and clusters that fluxburst created.
+    """Delete what fluxburst created in Google Cloud: GKE node pools and clusters.
 
     Those in which there are machines are left. Stop the service first: it would make them again for its next order.
     """

@@ -9,6 +9,7 @@ import base64
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fluxburst.errors import AuthDenied, ProviderError, ProviderUnavailable
@@ -113,7 +114,8 @@ class Google:
         with self._lock, translated(self._where):
             credentials = self._credentials()
             if fresh or not credentials.valid:
-                credentials.refresh(Request())  # type: ignore[no-untyped-call]
+                request = partial(Request(), timeout=self._options.request_timeout)
+                credentials.refresh(request)  # type: ignore[no-untyped-call]
             return str(credentials.token)
 
     def _credentials(self) -> google.auth.credentials.Credentials:

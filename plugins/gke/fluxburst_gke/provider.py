@@ -178,6 +178,8 @@ class GkeProvider:
             if refused := _refused(memory):
                 raise refused
             waiting += len(order.hosts)
+        if not waiting:
+            return  # all that it bought has been, and is not bought again
         if found is None:
             spec, pod = self._context.pools[place.pool], self._pools[place.pool]
             begun = self._google.create_node_pool(layout.node_pool(place, pod, spec, self._context, waiting))
