@@ -378,7 +378,8 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
         self._threads.submit(self._end, pool, vm)
 
     def _end(self, pool: Pool, vm: Vm) -> None:
-        self._evict_all(vm.name)
+        if vm.status == "RUNNING":
+            self._evict_all(vm.name)
         time.sleep(self.stop_s)  # the length of a shutdown
         self._kubelet.remove(vm.name)
         with self._changed:
@@ -389,7 +390,8 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
             self._remember(pool)
 
     def _evict_all(self, node: str) -> None:
-        """A kubelet ends its pods before its machine goes down (graceful node shutdown)."""
+        """A kubelet is not ready any more, and ends its pods, before its machine goes down (graceful node shutdown)."""
+        self._kubelet.api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": True}})
         for pod in self._kubelet.api.get("/api/v1/pods", fieldSelector=f"spec.nodeName={node}")["items"]:
             name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
             self._kubelet.evict(namespace, name, "Pod was terminated in response to imminent node shutdown.")

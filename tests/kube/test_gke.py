@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import re
 import shutil
 import tempfile
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,8 @@ def site(google: Google, namespace: str, tmp_path: Path) -> Iterator[Site]:
     site.close()
 
 
+TURNS = 30
+"""Of the random test; more of them find more."""
 RUNNING, STARTING, STOPPING, FAILED = NodePhase.RUNNING, NodePhase.STARTING, NodePhase.STOPPING, NodePhase.FAILED
 
 
@@ -524,3 +527,52 @@ def test_cleaning_up_deletes_nothing_that_is_not_ours(site: Site, google: Google
     ]
     assert list(google.pools) == ["theirs"]
     assert list(google.clusters) == [CLUSTER]
+
+
+@pytest.mark.parametrize("seed", [1, 10])
+def test_whatever_happens_nothing_is_bought_twice_lost_or_leaked(site: Site, google: Google, seed: int) -> None:
+    """Orders, repeats, releases, new processes and stock-outs, in a random order and with listings that lag."""
+    dice = random.Random(seed)
+    google.stale_s = 0.3
+    orders: dict[str, tuple[str, ...]] = {}  # those that the controller still wants to launch
+    taken: dict[str, tuple[str, ...]] = {}
+    wanted: set[str] = set()  # the nodes that nobody has released
+    for turn in range(TURNS):
+        step = dice.choice(("order", "order", "repeat", "release", "release", "anew", "capacity"))
+        if step == "order":
+            used = {node.rpartition(".")[2] for node in site.nodes()}.union(*orders.values())
+            free = sorted({f"c2-{index}" for index in range(8)} - used)
+            if free:
+                orders[f"b-{turn:03d}"] = tuple(dice.sample(free, dice.randint(1, min(3, len(free)))))
+        elif step == "repeat" and (again := [name for name in taken if any(one.startswith(name) for one in wanted)]):
+            name = dice.choice(again)
+            with suppress(ProviderUnavailable):
+                site.launch(name, ",".join(taken[name]))
+        elif step == "release" and wanted:
+            gone = dice.sample(sorted(wanted), dice.randint(1, len(wanted)))
+            wanted -= set(gone)
+            site.provider.release(list(map(NodeId, gone)))
+        elif step == "anew":
+            site.anew()
+        elif step == "capacity":
+            google.capacity[ZONE] = dice.choice((0, 1, 8))
+        for name, hosts in list(orders.items()):
+            try:
+                site.launch(name, ",".join(hosts))
+            except ProviderUnavailable:
+                continue  # the same again, later
+            except NoCapacity:
+                del orders[name]
+            else:
+                taken[name] = orders.pop(name)
+                wanted |= {f"{name}.{host}" for host in hosts}
+        phases = site.phases()
+        assert wanted <= set(phases), "what nobody has released is listed"
+        assert not [node for node in wanted if phases[node] is STOPPING], "and does not go by itself"
+        wanted -= {node for node in wanted if phases[node] is FAILED}
+        site.provider.release([NodeId(node) for node in phases if node not in wanted])
+    bought = sum("is a node" in what for _, what in google.log)
+    assert bought <= sum(map(len, taken.values())) + sum(map(len, orders.values()))
+    google.capacity[ZONE] = 8
+    site.give_all_back()
+    assert google.pools[POOL].target == 0

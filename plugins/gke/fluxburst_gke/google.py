@@ -266,13 +266,17 @@ class Google:
 
     def size(self, groups: Iterable[Group]) -> int:
         """How many machines the groups are to have."""
+        from google.api_core.exceptions import NotFound
+
+        sizes = []
         with translated(self._where):
-            return sum(
-                self._groups()
-                .get(project=group.project, zone=group.zone, instance_group_manager=group.name, **self._how)
-                .target_size
-                for group in groups
-            )
+            for group in groups:
+                how = {"project": group.project, "zone": group.zone, "instance_group_manager": group.name, **self._how}
+                try:
+                    sizes.append(self._groups().get(**how).target_size)
+                except NotFound:
+                    continue  # its node pool is being made, or deleted
+        return sum(sizes)
 
     def instances(self, groups: Iterable[Group]) -> list[Instance]:
         """All machines of these groups, those among them that are yet to come or to go."""
@@ -287,7 +291,7 @@ class Google:
                     )
                     found += [_instance(group, one) for one in listed]
                 except NotFound:
-                    continue  # its node pool is being deleted
+                    continue  # its node pool is being made, or deleted
         return found
 
     def delete_instances(self, instances: Sequence[Instance]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fluxburst.errors import ConfigError, InvalidOrder
 from fluxburst.model import NodePhase, PoolSpec
@@ -58,16 +58,39 @@ def places(context: ProviderContext, options: GkeOptions, pools: Mapping[str, Gk
     return found
 
 
-def on(place: Place, pod: GkePodOptions, cluster: str) -> GkePodOptions:
-    """How the pods are made that are for this place: they run on its nodes alone."""
+def on(place: Place, pod: GkePodOptions, cluster: str, avoid: Sequence[str] = ()) -> GkePodOptions:
+    """How the pods are made that are for this place: they run on its nodes alone.
+
+    Args:
+        place: Their node pool's.
+        pod: The pool's own options.
+        cluster: The name in burst.toml.
+        avoid: Machines that are about to go, and are nodes until then.
+    """
     toleration = {"key": CLUSTER, "operator": "Equal", "value": cluster, "effect": "NoSchedule"}
     return pod.model_copy(
         update={
             "node_selector": {**pod.node_selector, GKE_NODE_POOL: place.node_pool},
             "tolerations": (*pod.tolerations, toleration),
             "labels": {**pod.labels, NODE_POOL: place.node_pool},
+            "patch": _away_from(avoid, pod.patch) if avoid else pod.patch,
         }
     )
+
+
+def _away_from(avoid: Sequence[str], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """The patch of the pods' template, with a node affinity that leaves these out beside what it has itself."""
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    spec = patch.get("spec", {})
+    affinity = spec.get("affinity", {})
+    own = affinity.get("nodeAffinity", {})
+    other = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": sorted(avoid)}
+    terms = [
+        {**term, "matchExpressions": [*term.get("matchExpressions", ()), other]}
+        for term in own.get(required, {}).get("nodeSelectorTerms", ({},))
+    ]
+    node_affinity = {**own, required: {"nodeSelectorTerms": terms}}
+    return {**patch, "spec": {**spec, "affinity": {**affinity, "nodeAffinity": node_affinity}}}
 
 
 def marks(context: ProviderContext) -> dict[str, str]:

@@ -164,10 +164,12 @@ class GkeProvider:
         place = layout.place_of(self._places, order.pool, order.offer.zone)
         memory = self._memory(place.node_pool)
         with memory.lock:
-            self._buy(place, memory, order)
-            self._pods.place(order, layout.on(place, self._pools[place.pool], self._context.cluster))
+            view = self._buy(place, memory, order)
+            avoid = [instance.name for instance in view.leaving]
+            self._pods.place(order, layout.on(place, self._pools[place.pool], self._context.cluster, avoid))
 
-    def _buy(self, place: Place, memory: _Memory, order: Order) -> None:
+    def _buy(self, place: Place, memory: _Memory, order: Order) -> Look:
+        """What there was before."""
         name = place.node_pool
         found = self._google.node_pool(name)
         if found is None:
@@ -179,23 +181,23 @@ class GkeProvider:
                 raise refused
             waiting += len(order.hosts)
         if not waiting:
-            return  # all that it bought has been, and is not bought again
+            return view  # all that it bought has been, and is not bought again
         if found is None:
             spec, pod = self._context.pools[place.pool], self._pools[place.pool]
             begun = self._google.create_node_pool(layout.node_pool(place, pod, spec, self._context, waiting))
             if begun is None:
                 raise ProviderUnavailable(f"{self._where}: node pool {name} has come up meanwhile", scope=Scope.POOL)
             _begin(memory, begun, waiting)
-            return
+            return view
         self._require_ours(found)
         if found.status == "STOPPING":
             raise ProviderUnavailable(f"{self._where}: node pool {name} is being deleted", scope=Scope.POOL)
         # what is on its way may be missing from a listing: the group's own number knows of it
         size = max(view.there, self._google.size(found.groups))
         wanted = view.busy + waiting
-        if wanted <= size or (self._grows(name, memory) and wanted <= memory.size):
-            return
-        _begin(memory, self._google.set_size(name, wanted), wanted)
+        if wanted > size and not (self._grows(name, memory) and wanted <= memory.size):
+            _begin(memory, self._google.set_size(name, wanted), wanted)
+        return view
 
     def _require_cluster(self) -> None:
         """Raises ProviderError while there is no cluster that node pools could be made in."""
@@ -306,7 +308,10 @@ class GkeProvider:
                 yield _stopping(machine)
             else:
                 yield machine.report()
-        yield from self._left_over(found, memory, view, grows)
+        # a group's own number knows of machines that its listing does not show yet
+        odd = memory.owed or not view.machines
+        comes = grows or (odd and self._google.size(found.groups) > view.there)
+        yield from self._left_over(found, memory, view, bool(comes))
 
     @staticmethod
     def _hopeless(found: NodePool, memory: _Memory, view: Look, grows: bool) -> set[NodeId]:
@@ -322,7 +327,7 @@ class GkeProvider:
         return set() if memory.trouble is None else {machine.node_id for machine in view.waiting[-lacking:]}
 
     @staticmethod
-    def _left_over(found: NodePool, memory: _Memory, view: Look, grows: bool) -> Iterator[NodeReport]:
+    def _left_over(found: NodePool, memory: _Memory, view: Look, comes: bool) -> Iterator[NodeReport]:
         """What is there, or may still come, although no pod of ours says so."""
         pool = found.labels.get(layout.OWNED_POOL, "")
         nameless = 0
@@ -335,14 +340,13 @@ class GkeProvider:
             else:
                 node_id, host = NodeId(f"{UNOWNED}.{instance.name}"), Host(instance.name)
                 yield NodeReport(node_id, pool, UNOWNED, host, NodePhase.STOPPING)
-        if not grows and (not view.waiting or len(view.free) <= len(view.waiting)):
+        if not comes and (not view.waiting or len(view.free) <= len(view.waiting)):
             # no more comes of what they were owed
             for node_id in list(memory.owed)[nameless:]:
                 del memory.owed[node_id]
         yield from map(_stopping, memory.owed.values())
-        expected = grows and (not memory.size or memory.size > view.there)
-        if expected and not view.waiting and not memory.owed:
-            # nobody has asked for what comes: this has somebody look again
+        if comes and not view.machines and not memory.owed:
+            # nobody has asked for it: this has somebody look again
             node_id, host = NodeId(f"{UNOWNED}.{found.name}"), Host(found.name)
             yield NodeReport(node_id, pool, UNOWNED, host, NodePhase.STARTING, "its node pool still grows")
 
@@ -376,8 +380,11 @@ class GkeProvider:
         victims -= {instance.name for instance in view.leaving}
         if victims:
             self._delete(view, memory, victims)
-        if released:
-            self._pods.release([machine.node_id for machine in released])
+        going = victims | {instance.name for instance in view.leaving}
+        # a pod that runs keeps its machine from pods that wait, until that is no node any more
+        kept = {one.node_id for one in released if waiting and one.node in going and one.phase is NodePhase.RUNNING}
+        if pods := [machine.node_id for machine in released if machine.node_id not in kept]:
+            self._pods.release(pods)
 
     def _delete(self, view: Look, memory: _Memory, victims: Collection[str]) -> None:
         self._google.delete_instances([instance for instance in view.instances if instance.name in victims])

@@ -85,6 +85,19 @@ def test_only_followers_land_on_its_nodes_and_they_nowhere_else() -> None:
     }
 
 
+def test_pods_are_kept_from_machines_that_go_beside_what_the_site_asks() -> None:
+    place = Place("fb-corona-c2", "c2", "us-central1-a")
+    term = {"matchExpressions": [{"key": "disk", "operator": "Exists"}]}
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    site = {"spec": {"hostNetwork": True, "affinity": {"nodeAffinity": {required: {"nodeSelectorTerms": [term]}}}}}
+    away = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": ["gke-a", "gke-b"]}
+    for patch, own in ((site, term["matchExpressions"]), ({}, [])):
+        placed = on(place, GkePodOptions(machine_type="c2", image="i", patch=patch), "corona", ["gke-b", "gke-a"])
+        terms = placed.patch["spec"]["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"]
+        assert terms == [{"matchExpressions": [*own, away]}]
+        assert placed.patch["spec"].get("hostNetwork") == patch.get("spec", {}).get("hostNetwork")
+
+
 def test_importing_it_imports_no_library_of_a_cloud() -> None:
     code = "import sys, fluxburst_gke, fluxburst_gke.provider, fluxburst_gke.commands; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
