@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fluxburst_kubernetes.provider import KubernetesProvider, build
-
 from fluxburst.model import BootMaterial, Host, Offer, Order, PoolSpec, RequestId, Secret
 from fluxburst.provider import ProviderContext
+from fluxburst_kubernetes.provider import KubernetesProvider, build
 
 CERTIFICATE = b'[curve]\npublic-key = "not a key"\nsecret-key = "8XvH0-this-must-not-be-seen-Qe72"\n'
 CONFIG_TOML = '[bootstrap]\ncurve_cert = "/etc/flux/curve.cert"\n'

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from fluxburst_kubernetes.commands import command
 
 from fluxburst import config as configuration
 from fluxburst.config import Lead
 from fluxburst.errors import ConfigError
 from fluxburst.provider.discovery import Plugins
+from fluxburst_kubernetes.commands import command
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane
 from tests.kube.kubelet import FakeNode, Kubelet

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fluxburst_kubernetes.merge import merge
 
+from fluxburst_kubernetes.merge import merge
 from tests.kube.api import Api
 
 pytestmark = pytest.mark.kube

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import yaml
-from fluxburst_kubernetes import objects
-from fluxburst_kubernetes.provider import KubernetesProvider, build
 
 from fluxburst import config as configuration
 from fluxburst.errors import AuthDenied, InvalidOrder, ProviderUnavailable, QuotaExceeded
 from fluxburst.model import Demand, Host, NodePhase, NodeReport, Order, Severity
 from fluxburst.provider import ProviderContext
+from fluxburst_kubernetes import objects
+from fluxburst_kubernetes.provider import KubernetesProvider, build
 from tests.kube import orders
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane

@@ -11,8 +11,9 @@ from fluxburst.errors import InvalidOrder, ProviderUnavailable
 from fluxburst_eks.aws import Aws, NotFound
 
 if TYPE_CHECKING:
-    from fluxburst_kubernetes.cluster import Configure
     from kubernetes.client import Configuration
+
+    from fluxburst_kubernetes.cluster import Configure
 
 SIGNED_S = 60
 TOKEN_S = 600.0

@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from fluxburst_kubernetes.cluster import Cluster
-from fluxburst_kubernetes.cluster import NotFound as NoSuchObject
-from fluxburst_kubernetes.objects import CLUSTER, PROVIDER
-
 from fluxburst.errors import ProviderError
 from fluxburst.model import Finding, PoolSpec, Severity
 from fluxburst.provider import ProviderContext
@@ -17,6 +13,9 @@ from fluxburst_eks.aws import Aws, NotFound
 from fluxburst_eks.groups import Groups, health
 from fluxburst_eks.options import EksOptions, EksPodOptions
 from fluxburst_eks.types import Types
+from fluxburst_kubernetes.cluster import Cluster
+from fluxburst_kubernetes.cluster import NotFound as NoSuchObject
+from fluxburst_kubernetes.objects import CLUSTER, PROVIDER
 
 FAMILIES = {
     "a": ("standard", "L-1216C47A", "L-34B43A08"),

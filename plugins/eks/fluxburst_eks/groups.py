@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from fluxburst_kubernetes.objects import CLUSTER, MANAGER, POOL, PROVIDER
-
 from fluxburst.errors import InvalidOrder, NoCapacity, ProviderUnavailable
 from fluxburst.model import PoolSpec
 from fluxburst.provider import ProviderContext
 from fluxburst_eks.aws import Aws, NotFound
 from fluxburst_eks.options import EksPodOptions
+from fluxburst_kubernetes.objects import CLUSTER, MANAGER, POOL, PROVIDER
 
 MANAGED = "fluxburst/managed-by"
 """Beside the tags that are the pods' labels, too."""

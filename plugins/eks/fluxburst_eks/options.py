@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from fluxburst_kubernetes.options import LABEL_NAME, Duration, PodOptions, Table
 from pydantic import Field, field_validator, model_validator
+
+from fluxburst_kubernetes.options import LABEL_NAME, Duration, PodOptions, Table
 
 
 class EksOptions(Table):

@@ -8,12 +8,6 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fluxburst_kubernetes import objects
-from fluxburst_kubernetes.cluster import Cluster
-from fluxburst_kubernetes.mirror import Mirror
-from fluxburst_kubernetes.options import PodOptions
-from fluxburst_kubernetes.provider import KubernetesProvider
-
 from fluxburst.errors import AuthDenied, ConfigError, InvalidOrder, ProviderError, ProviderUnavailable
 from fluxburst.model import (
     Demand,
@@ -39,6 +33,11 @@ from fluxburst_eks.options import EksOptions, EksPodOptions
 from fluxburst_eks.prices import Prices
 from fluxburst_eks.sizing import shrinking
 from fluxburst_eks.types import Types
+from fluxburst_kubernetes import objects
+from fluxburst_kubernetes.cluster import Cluster
+from fluxburst_kubernetes.mirror import Mirror
+from fluxburst_kubernetes.options import PodOptions
+from fluxburst_kubernetes.provider import KubernetesProvider
 
 
 def build(context: ProviderContext) -> EksProvider:

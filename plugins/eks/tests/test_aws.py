@@ -7,9 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fluxburst_eks import access
-from fluxburst_eks.groups import Attempt, Trouble
-from fluxburst_eks.provider import EksProvider, build
 
 from fluxburst.errors import (
     AuthDenied,
@@ -23,6 +20,9 @@ from fluxburst.errors import (
 )
 from fluxburst.model import Demand, Finding, Host, Offer, PoolSpec, Refusal, Severity
 from fluxburst.provider import ProviderContext
+from fluxburst_eks import access
+from fluxburst_eks.groups import Attempt, Trouble
+from fluxburst_eks.provider import EksProvider, build
 from tests.kube.eks_server import REGION, ROLE, EksServer
 from tests.real.steps import eventually
 

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from fluxburst_eks.sizing import Shrinking, shrinking
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fluxburst_eks.sizing import Shrinking, shrinking
 
 
 def test_what_no_pod_needs_is_given_back_by_name() -> None:

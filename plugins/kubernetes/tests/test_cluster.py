@@ -10,10 +10,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from fluxburst_kubernetes.cluster import TOLD, Cluster, by_kubeconfig
-from fluxburst_kubernetes.options import KubernetesOptions
 
 from fluxburst.errors import AuthDenied, InvalidOrder, ProviderError, ProviderUnavailable, RateLimited
+from fluxburst_kubernetes.cluster import TOLD, Cluster, by_kubeconfig
+from fluxburst_kubernetes.options import KubernetesOptions
 
 
 def kubeconfig(server: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from fluxburst_kubernetes.merge import merge
 
 BASE: dict[str, Any] = {

@@ -8,11 +8,11 @@ from queue import SimpleQueue
 from typing import Any, cast
 
 import pytest
+
+from fluxburst.errors import ProviderUnavailable
 from fluxburst_kubernetes import mirror as room
 from fluxburst_kubernetes.cluster import Cluster, Gone
 from fluxburst_kubernetes.mirror import Mirror
-
-from fluxburst.errors import ProviderUnavailable
 
 Change = tuple[str, dict[str, Any]]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fluxburst_kubernetes import objects
-from fluxburst_kubernetes.options import PodOptions
 
 from fluxburst.errors import ConfigError, InvalidOrder
 from fluxburst.model import NodePhase
 from fluxburst.provider.protocol import options as read
+from fluxburst_kubernetes import objects
+from fluxburst_kubernetes.options import PodOptions
 
 MADE_AT = "2027-01-15T08:00:00Z"
 NOW = 1_800_000_000.0
