@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fluxburst_eks.provider import EksProvider, build
-from fluxburst_kubernetes.jobs import Jobs
 
 from fluxburst.errors import AuthDenied, InvalidOrder, ProviderUnavailable, QuotaExceeded
 from fluxburst.flux.private import find_flux
 from fluxburst.model import BootMaterial, Host, NodePhase, NodeReport, Offer, Order, PoolSpec, RequestId, Secret
 from fluxburst.provider import ProviderContext
 from fluxburst.testing import PrivateSite
+from fluxburst_eks.provider import EksProvider, build
+from fluxburst_kubernetes.jobs import Jobs
 from tests.kube import orders
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane

@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fluxburst_kubernetes import miniclusters
-from fluxburst_kubernetes.miniclusters import in_here_document, minicluster
-from fluxburst_kubernetes.provider import KubernetesProvider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +17,9 @@ from fluxburst.errors import ConfigError, InvalidOrder, NoCapacity
 from fluxburst.flux.private import find_flux
 from fluxburst.model import Host, NodePhase, Order, Severity
 from fluxburst.testing import PrivateSite
+from fluxburst_kubernetes import miniclusters
+from fluxburst_kubernetes.miniclusters import in_here_document, minicluster
+from fluxburst_kubernetes.provider import KubernetesProvider
 from tests.kube import orders
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane
