@@ -99,17 +99,11 @@ mkdir -p {work_dir} && mkdir -p -m 700 {work_dir}/"$host" && cd {work_dir}/"$hos
 # shellcheck disable=SC2016
 mkdir -p rc/rc1.d && printf '%s\\n' '#!/bin/sh' ': >"$FLUXBURST_JOINED"' >rc/rc1.d/joined && chmod 700 rc/rc1.d/joined
 export FLUXBURST_JOINED="$PWD/joined" FLUX_RC_EXTRA="$PWD/rc${{FLUX_RC_EXTRA:+:$FLUX_RC_EXTRA}}"
-give_up() {{
-    trap 'kill "$!" 2>/dev/null; exit 0' TERM
-    sleep {lead_timeout} &
-    wait "$!"
-    # A signal to a process that has just begun may be lost: by now this may be about a broker that has ended.
-    [ -e joined ] || [ ! -e "$2" ] || {{ : >no-lead; kill -TERM "$1"; }}
-}}
 
 # Shells run this between commands: $child is the broker, or the pause before the next one, or "$!" is, just begun.
 stop() {{
     : "${{child:=$!}}"
+    rm -f "try-$left"
     kill -TERM "$watch" 2>/dev/null
     # Again and again: a child that has not yet become its program loses the signal.
     while kill -TERM "$child" 2>/dev/null; do sleep 1; done
@@ -125,7 +119,14 @@ while :; do
     {flux} broker -c {config_dir} -Shostname="$host" -Sbroker.boot-method=config >>{log} 2>&1 &
     child=$!
     if [ -x rc/rc1.d/joined ]; then
-        give_up "$child" "try-$left" </dev/null >/dev/null 2>&1 &
+        (
+            exec </dev/null >/dev/null 2>&1
+            trap 'kill "$!"; exit 0' TERM
+            sleep {lead_timeout} &
+            wait "$!"
+            # A signal to a process that has just begun may be lost: this broker may have ended long ago.
+            [ -e joined ] || [ ! -e "try-$left" ] || {{ : >no-lead; kill -TERM "$child"; }}
+        ) &
         watch=$!
     fi
     wait "$child"

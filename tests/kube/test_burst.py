@@ -60,6 +60,7 @@ def site(control_plane: ControlPlane, kubelet: Kubelet, namespace: str) -> Itera
             yield site
             # shown where the test failed
             print(site.log_path.read_text()[-9000:])
+            print(site.instance.run("overlay", "status"))
             for log in sorted(kubelet.logs.iterdir()):
                 print(log.name, log.read_text()[-2000:])
     finally:
