@@ -75,8 +75,11 @@ def render(config_path: Path, site: Path, output: Path) -> None:
     help="Look at these Flux TOML files (or directory) instead of a running instance.",
 )
 @click.option("--providers/--no-providers", "ask_providers", default=True, help="Ask the providers, too.")
+@click.option("--probe", is_flag=True, help="Let each provider start something that dials the lead, too. May cost.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def check(config_path: Path, uri: str | None, files: Path | None, ask_providers: bool, as_json: bool) -> None:
+def check(
+    config_path: Path, uri: str | None, files: Path | None, ask_providers: bool, probe: bool, as_json: bool
+) -> None:
     """Tell what is fit for bursting and what is not, with the fix. Exit 1 if anything is an error."""
     from fluxburst.provider.discovery import Plugins
 
@@ -86,7 +89,9 @@ def check(config_path: Path, uri: str | None, files: Path | None, ask_providers:
         burst = plugins.find_lead(burst)
     except ProviderError as error:
         findings.append(Finding("lead", Severity.ERROR, str(error), "mend what it says, then check again"))
-    findings += [*_flux(burst, uri, files), *(_providers(burst, plugins) if ask_providers else ())]
+    findings += _flux(burst, uri, files)
+    if ask_providers or probe:
+        findings += _providers(burst, plugins, probe=probe)
     if as_json:
         print_json({"findings": [dataclasses.asdict(finding) for finding in findings]})
     else:
@@ -109,7 +114,7 @@ def _flux(burst: BurstConfig, uri: str | None, files: Path | None) -> Iterator[F
     yield from checks.check(burst, checks.snapshot(bindings.connect(uri)))
 
 
-def _providers(burst: BurstConfig, plugins: Plugins) -> Iterator[Finding]:
+def _providers(burst: BurstConfig, plugins: Plugins, *, probe: bool) -> Iterator[Finding]:
     from fluxburst.provider.manager import Providers
 
     for report in plugins.reports:
@@ -121,8 +126,9 @@ def _providers(burst: BurstConfig, plugins: Plugins) -> Iterator[Finding]:
         yield Finding("providers", Severity.ERROR, str(error), "mend burst.toml")
         return
     try:
+        probed = providers.probe(burst.lead.connect) if probe else {}
         for name, findings in providers.check().items():
-            for finding in findings:
+            for finding in (*findings, *probed.get(name, ())):
                 yield Finding(f"{name}: {finding.subject}", finding.severity, finding.message, finding.fix)
     finally:
         providers.close()

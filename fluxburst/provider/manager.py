@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from fluxburst.config import BurstConfig, private_directory
 from fluxburst.errors import ConfigError, ProviderUnavailable
-from fluxburst.model import Demand, Finding, NodeId, NodeReport, Offer, Order, Refusal, RequestId, Shrink
+from fluxburst.model import Demand, Finding, NodeId, NodeReport, Offer, Order, Refusal, RequestId, Severity, Shrink
 from fluxburst.provider.discovery import Plugins
 from fluxburst.provider.protocol import Provider, ProviderContext
 
@@ -98,6 +98,15 @@ class Providers:
     def check(self) -> Mapping[str, Sequence[Finding]]:
         """Every provider's own findings; blocks."""
         return {name: provider.check() for name, provider in self._providers.items()}
+
+    def probe(self, connect: str) -> Mapping[str, Sequence[Finding]]:
+        """What each provider's machines find where they dial the lead; blocks."""
+        found: dict[str, Sequence[Finding]] = {}
+        for name, provider in self._providers.items():
+            probe = getattr(provider, "probe", None)
+            no = Finding("probe", Severity.WARNING, "this provider cannot let a machine of its own dial the lead")
+            found[name] = [no] if probe is None else probe(connect)
+        return found
 
     def close(self) -> None:
         self._executor.shutdown(wait=True, cancel_futures=True)

@@ -38,6 +38,9 @@ class Provider(Protocol):
     A provider that cannot name each machine may have an attribute ``in_blocks`` that is true. Then its pools' hosts are
     in blocks called ``NAME-0``, ``NAME-1`` and so on (its factory asks :func:`blocks` whether they are), and an order
     is the beginning of one block of which no other order has a host.
+
+    A provider may have a method ``probe(connect: str) -> Sequence[Finding]``, for ``flux burst check --probe``: it lets
+    a machine of each pool's kind dial the lead at that address, and leaves nothing behind.
     """
 
     shrink: Shrink

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
-from fluxburst.flux.private import find_flux
+from fluxburst.flux.private import find_flux, free_port
+from fluxburst.model import Severity
 from fluxburst.testing import PrivateSite
+from fluxburst_kubernetes import probe
+from tests.kube import orders
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane
 from tests.kube.kubelet import Image, Kubelet
@@ -139,3 +142,33 @@ def test_an_order_outlives_the_absence_of_the_api_server(
     assert steps.await_event(site, job, "finish")["context"]["status"] == 0
     steps.eventually(lambda: not left(api, namespace))
     assert len(steps.records(site, 0.0)) == 4
+
+
+def test_a_probe_tells_whether_a_pod_reaches_the_lead(
+    site: PrivateSite, control_plane: ControlPlane, api: Api, namespace: str, tmp_path: Path
+) -> None:
+    provider = orders.provider(control_plane.kubeconfig, namespace, tmp_path, flux=str(find_flux()))
+    try:
+        (good,) = provider.probe(site.config.lead.connect)
+        assert good.severity is Severity.OK, good
+        assert good.message.startswith("a pod on node-")
+        (closed,) = provider.probe(f"tcp://127.0.0.1:{free_port()}")
+        assert closed.severity is Severity.ERROR
+        assert "Connection refused" in closed.message
+        assert "let the pods reach tcp://127.0.0.1:" in closed.fix
+    finally:
+        provider.close()
+    steps.eventually(lambda: not left(api, namespace))
+
+
+def test_a_probe_without_a_machine_is_no_error(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "TIMEOUT_S", 1.0)
+    provider = orders.provider(control_plane.kubeconfig, namespace, tmp_path, node_selector={"moon": "full"})
+    try:
+        (finding,) = provider.probe("tcp://127.0.0.1:1")
+        assert finding.severity is Severity.WARNING
+        assert "there is no machine to try it on: Unschedulable" in finding.message
+    finally:
+        provider.close()

@@ -216,6 +216,20 @@ def test_all_providers_are_checked_and_say_how_they_shrink(providers: Providers)
     assert providers.shrink == {"acme": Shrink.TAIL, "zed": Shrink.TAIL}
 
 
+def test_a_provider_probes_in_its_own_way_or_says_that_it_cannot(
+    providers: Providers, plugin: Plugin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def probe(connect: str) -> Sequence[Finding]:
+        return [Finding("pool c2", Severity.OK, f"reached {connect}")]
+
+    monkeypatch.setattr(plugin.built["acme"], "probe", probe, raising=False)
+    found = {name: (finding.severity, finding.message) for name, (finding,) in providers.probe("tcp://a:1").items()}
+    assert found == {
+        "acme": (Severity.OK, "reached tcp://a:1"),
+        "zed": (Severity.WARNING, "this provider cannot let a machine of its own dial the lead"),
+    }
+
+
 def test_closing_closes_every_provider(tmp_path: Path, plugin: Plugin) -> None:
     Providers(site(tmp_path), Plugins([plugin])).close()
     assert [provider.closed for provider in plugin.built.values()] == [True, True]

@@ -322,6 +322,10 @@ class EksProvider:
 
     # Whether it could be had
 
+    def probe(self, connect: str) -> Sequence[Finding]:
+        """On machines that are there: none is bought for it."""
+        return self._pods.probe(connect)
+
     def check(self) -> Sequence[Finding]:
         findings = checks.account(self._aws, self._options)
         if findings[-1].severity is Severity.ERROR:

@@ -400,6 +400,10 @@ class GkeProvider:
 
     # Whether it could be had
 
+    def probe(self, connect: str) -> Sequence[Finding]:
+        """On machines that are there: none is bought for it."""
+        return self._pods.probe(connect)
+
     def check(self) -> Sequence[Finding]:
         try:
             self._google.token()

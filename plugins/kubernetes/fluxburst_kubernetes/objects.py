@@ -8,7 +8,7 @@ objects.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -353,7 +353,7 @@ def host_of(pod: Object) -> Host:
 
 def _of_pod(pod: Object, waits: Mapping[str, float], now: float) -> Machine:
     request_id, pool, _ = tags_of(pod)
-    phase, detail = _phase(pod, waits.get(pool, 0.0), now)
+    phase, detail = phase_of(pod, waits.get(pool, 0.0), now)
     return Machine(
         request_id,
         pool,
@@ -381,7 +381,14 @@ def made_at(found: Object) -> float:
     return datetime.fromisoformat(found["metadata"]["creationTimestamp"]).timestamp()
 
 
-def _phase(pod: Object, wait_s: float, now: float) -> tuple[NodePhase, str]:
+def phase_of(pod: Object, wait_s: float, now: float) -> tuple[NodePhase, str]:
+    """What a pod is as a machine, and why, in the cluster's own words.
+
+    Args:
+        pod: As the server has it.
+        wait_s: How many seconds it may wait for what time may mend.
+        now: POSIX seconds.
+    """
     status, deleted = pod.get("status", {}), is_going(pod)
     if status.get("phase") == "Failed":
         # told before all else: why it failed is what its deletion must not hide
@@ -418,6 +425,23 @@ def _why(status: Object) -> str:
                 f"{ended.get('reason', 'ended')} with status {ended['exitCode']}: {' '.join(last)}".rstrip(": ")
             )
     return "; ".join(filter(None, told)) or "its pod failed, and nothing says why"
+
+
+def probe_template(order: Order, pool: PoolSpec, options: PodOptions, command: Sequence[str]) -> Object:
+    """The template of a pod like the pool's, that runs another command, needs no room, and nothing of an order."""
+    template = merge(_template(order, pool, options), options.patch)
+    spec = template["spec"]
+    ours = ("given", "private")
+    spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] not in ours]
+    for key in ("affinity", "subdomain"):
+        spec.pop(key, None)
+    for container in spec["containers"]:
+        if container["name"] == "follower":
+            container["command"] = list(command)
+            container["resources"] = {}
+            mounts = container["volumeMounts"]
+            container["volumeMounts"] = [mount for mount in mounts if mount["name"] not in ours]
+    return template
 
 
 def sample_order(context: ProviderContext, pool: PoolSpec) -> Order:

@@ -34,6 +34,7 @@ from fluxburst_kubernetes.miniclusters import MiniClusters
 from fluxburst_kubernetes.mirror import Mirror
 from fluxburst_kubernetes.objects import Claim, Machine, Object
 from fluxburst_kubernetes.options import KubernetesOptions, PodOptions
+from fluxburst_kubernetes.probe import probe
 
 
 class Workload(Protocol):
@@ -217,6 +218,17 @@ class KubernetesProvider:
             fix = "let the service's account make SelfSubjectAccessReviews, or ignore this"
             findings.append(Finding("permissions", Severity.WARNING, str(error), fix))
         return [*findings, *map(self._check_pool, self._pools)]
+
+    def probe(self, connect: str) -> Sequence[Finding]:
+        """A pod of each pool, one after the other, that dials the lead."""
+        findings = []
+        for name, options in self._pools.items():
+            pool = self._context.pools[name]
+            order = objects.sample_order(self._context, pool)
+            # a MiniCluster's patch is none of a pod
+            own = options if isinstance(self._workload, Jobs) else options.model_copy(update={"patch": {}})
+            findings.append(probe(self._cluster, self._name_of_namespace, order, pool, own, connect))
+        return findings
 
     def _check_permissions(self) -> Finding:
         """By SelfSubjectAccessReviews, as ``kubectl auth can-i`` asks."""
