@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,12 @@ def three_nodes(kubelet: Kubelet) -> tuple[FakeNode, ...]:
 
 @pytest.fixture
 def namespace(api: Api) -> Iterator[str]:
+    with empty_namespace(api) as name:
+        yield name
+
+
+@contextmanager
+def empty_namespace(api: Api) -> Iterator[str]:
     """An empty namespace in which pods can be made. What is left in it is deleted, after the test."""
     made = api.post("/api/v1/namespaces", {"metadata": {"generateName": "test-"}})
     name: str = made["metadata"]["name"]

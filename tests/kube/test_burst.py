@@ -16,8 +16,10 @@ from fluxburst.testing import PrivateSite
 from fluxburst_kubernetes import probe
 from tests.kube import orders
 from tests.kube.api import Api
+from tests.kube.conftest import empty_namespace
 from tests.kube.control_plane import ControlPlane
 from tests.kube.kubelet import Image, Kubelet
+from tests.kube.proxy import Proxy
 from tests.real import steps
 
 pytestmark = [pytest.mark.kube, pytest.mark.flux, pytest.mark.usefixtures("three_nodes")]
@@ -37,7 +39,7 @@ image = "follower"
 flux = "{flux}"
 grace = "5s"
 [pool.dear]
-provider = "kubernetes"
+provider = "elsewhere"
 hosts = "dear-[0-3]"
 cores = 2
 usd_per_node_hour = 1.0
@@ -50,13 +52,41 @@ grace = "5s"
 kubeconfig = "{kubeconfig}"
 namespace = "{namespace}"
 request_timeout = "2s"
+[provider.elsewhere]
+plugin = "kubernetes"
+kubeconfig = "{kubeconfig}"
+namespace = "{elsewhere}"
+request_timeout = "2s"
 """
 
 
 @pytest.fixture
-def site(control_plane: ControlPlane, kubelet: Kubelet, namespace: str) -> Iterator[PrivateSite]:
+def proxy(control_plane: ControlPlane) -> Iterator[Proxy]:
+    with Proxy(control_plane.kubeconfig) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def behind(request: pytest.FixtureRequest, control_plane: ControlPlane, tmp_path: Path) -> Path:
+    """The service's kubeconfig: by way of the proxy, in tests that have one."""
+    if "proxy" not in request.fixturenames:
+        return control_plane.kubeconfig
+    proxy: Proxy = request.getfixturevalue("proxy")
+    proxy.write_kubeconfig(tmp_path / "kubeconfig")
+    return tmp_path / "kubeconfig"
+
+
+@pytest.fixture
+def elsewhere(api: Api) -> Iterator[str]:
+    """Another namespace, which is another cluster as far as quotas go."""
+    with empty_namespace(api) as name:
+        yield name
+
+
+@pytest.fixture
+def site(behind: Path, kubelet: Kubelet, api: Api, namespace: str, elsewhere: str) -> Iterator[PrivateSite]:
     directory = Path(tempfile.mkdtemp(prefix="fb-", dir="/tmp"))
-    burst_toml = BURST_TOML.format(flux=find_flux(), kubeconfig=control_plane.kubeconfig, namespace=namespace)
+    burst_toml = BURST_TOML.format(flux=find_flux(), kubeconfig=behind, namespace=namespace, elsewhere=elsewhere)
     try:
         with PrivateSite(directory, burst_toml) as site:
             steps.serve(site)
@@ -110,6 +140,47 @@ def test_an_image_that_does_not_exist_sends_the_job_to_the_next_offer(
     assert all(
         "image follower: ErrImagePull" in node["reason"] or "ImagePullBackOff" in node["reason"] for node in failed
     )
+
+
+def test_a_quota_of_two_sends_a_gang_of_three_to_the_next_offer(
+    site: PrivateSite, api: Api, namespace: str, elsewhere: str
+) -> None:
+    quotas = f"/api/v1/namespaces/{namespace}/resourcequotas"
+    api.post(quotas, {"metadata": {"name": "small"}, "spec": {"hard": {"pods": "2"}}})
+    api.wait_for(quotas, lambda quota: "hard" in quota.get("status", {}))
+    job = site.submit("--setattr", "burstable=true", "-N3", "hostname")
+    assert steps.await_event(site, job, "finish")["context"]["status"] == 0
+    # those of the first order that came up are used, or others are bought: never a part of a gang alone
+    assert len(steps.hosts_of(site, job)) == 3
+    steps.eventually(lambda: not left(api, namespace) and not left(api, elsewhere))
+    reasons = [node["reason"] for node in steps.records(site, 0.0) if node["pool"] == "pods"]
+    assert any("exceeded quota: small, requested: pods=1" in reason for reason in reasons), reasons
+
+
+def test_a_busy_api_server_is_asked_again_when_it_says(
+    proxy: Proxy, site: PrivateSite, api: Api, namespace: str
+) -> None:
+    proxy.refuse("POST", "jobs", retry_after_s=1)
+    proxy.refuse("POST", "secrets", retry_after_s=1)
+    job = site.submit("--setattr", "burstable=true", "-N2", "hostname")
+    assert steps.await_event(site, job, "finish")["context"]["status"] == 0
+    assert proxy.refused_all
+    steps.eventually(lambda: not left(api, namespace))
+    told = site.log_path.read_text()
+    assert '"provider kubernetes: too many requests, please try again later"' in told
+    assert '"provider elsewhere: status 429"' in told, "the next offer; of a Secret no words are repeated"
+
+
+def test_what_is_told_ten_seconds_late_buys_nothing_twice_and_leaves_nothing(
+    proxy: Proxy, site: PrivateSite, api: Api, namespace: str
+) -> None:
+    proxy.lag_s = 10.0
+    job = site.submit("--setattr", "burstable=true", "-N2", "hostname")
+    started_at = steps.await_event(site, job, "start")["timestamp"]
+    assert started_at - steps.await_event(site, job, "submit")["timestamp"] < proxy.lag_s, "Flux itself tells who is up"
+    assert steps.await_event(site, job, "finish")["context"]["status"] == 0
+    steps.eventually(lambda: not left(api, namespace) and steps.nothing_left(site))
+    assert sorted(node["host"] for node in steps.records(site, 0.0)) == ["pods-0", "pods-1"]
 
 
 def test_a_job_whose_pod_is_evicted_is_submitted_again_and_nothing_is_left(

@@ -101,7 +101,7 @@ class MiniClusters:
         jobs = {job["metadata"]["name"]: job for job in self._jobs.objects()}
         found = []
         for one in self._mirror.objects():
-            if objects.HOSTS in one["metadata"].get("annotations", {}) and not objects.is_going(one):
+            if objects.HOSTS in one["metadata"].get("annotations", {}):
                 job = jobs.get(one["metadata"]["name"])
                 if job is None or not objects.has_ended(job):
                     found.append(_claim_of(one, job, time.time()))
@@ -241,7 +241,7 @@ def in_here_document(text: str) -> str:
 def _claim_of(one: Object, job: Object | None, now: float) -> Claim:
     request_id, pool, hosts = objects.tags_of(one)
     name, labels, since = one["metadata"]["name"], one["spec"]["pod"]["labels"], objects.made_at(one)
-    claim = Claim(name, request_id, pool, hosts[: one["spec"]["size"]], since, labels)
+    claim = Claim(name, request_id, pool, hosts[: one["spec"]["size"]], since, labels, going=objects.is_going(one))
     if job is not None:
         return replace(claim, over=objects.over_of(job))
     late = now - since > OPERATOR_S

@@ -250,7 +250,8 @@ class Claim:
     """An order as the cluster has it: what makes its pods, and which it will still make.
 
     ``name`` is that of the Job that makes them, ``over`` the indexes of which it makes no more. ``trouble`` is why none
-    are to come; empty while all may. ``since`` is when it was made, by the API server's clock.
+    are to come; empty while all may. ``since`` is when it was made, by the API server's clock; ``going`` says that it is
+    being deleted.
     """
 
     name: str
@@ -261,15 +262,17 @@ class Claim:
     labels: Mapping[str, str]
     over: frozenset[int] = frozenset()
     trouble: str = ""
+    going: bool = False
 
 
 def claim_of(job: Object) -> Claim | None:
     """An order's Job; None where it makes no more pods, or is somebody else's."""
-    if HOSTS not in job["metadata"].get("annotations", {}) or has_ended(job) or is_going(job):
+    if HOSTS not in job["metadata"].get("annotations", {}) or has_ended(job):
         return None
     request_id, pool, hosts = tags_of(job)
     labels = job["spec"]["template"]["metadata"]["labels"]
-    return Claim(job["metadata"]["name"], request_id, pool, hosts, made_at(job), labels, over_of(job))
+    name, going = job["metadata"]["name"], is_going(job)
+    return Claim(name, request_id, pool, hosts, made_at(job), labels, over_of(job), going=going)
 
 
 def over_of(job: Object) -> frozenset[int]:
@@ -303,6 +306,9 @@ def machines(
         late = now - claim.since > waits.get(claim.pool, 0.0)
         hopeless = claim.trouble or "forbidden" in why or (why and late)
         phase = NodePhase.FAILED if hopeless else NodePhase.STARTING
+        if claim.going:
+            # it stays until its pods are gone, which may be there and not yet be known
+            phase, why = NodePhase.STOPPING, "its order is being deleted"
         for index, host in enumerate(claim.hosts):
             if index not in claim.over and (claim.request_id, index) not in there:
                 detail = why or "its pod is to be made"

@@ -95,6 +95,15 @@ def test_what_has_ended_makes_no_more_pods() -> None:
     assert [host for host, _, _ in told([job(failedIndexes="0")], [])] == ["c2-1"]
 
 
+def test_an_order_that_is_being_deleted_is_there_until_it_is_gone() -> None:
+    """Its pods may not be known yet, where what is heard is late."""
+    going = {**job(), "metadata": {**job()["metadata"], "deletionTimestamp": MADE_AT}}
+    assert told([going], [pod(0, phase="Running")]) == [
+        ("c2-0", NodePhase.RUNNING, ""),
+        ("c2-1", NodePhase.STOPPING, "its order is being deleted"),
+    ]
+
+
 def test_what_has_our_labels_alone_is_somebody_elses() -> None:
     copied = pod(0)
     del copied["metadata"]["annotations"]
