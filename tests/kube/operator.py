@@ -89,12 +89,19 @@ class Operator(AbstractContextManager["Operator"]):
         assert self._watch is not None
         try:
             for found in self._found:
-                self._reconcile(found)
+                self._take(found)
             for kind, found in self._watch:
                 if kind != "DELETED" and "deletionTimestamp" not in found["metadata"]:
-                    self._reconcile(found)
+                    self._take(found)
         except ApiException as error:
             self.trouble.append(error)
+
+    def _take(self, found: Object) -> None:
+        try:
+            self._reconcile(found)
+        except ApiException as error:
+            if error.status != 404:
+                raise  # else it was deleted meanwhile
 
     def _reconcile(self, found: Object) -> None:
         """What is there stays as it is, but for the Job's size (controllers/flux/minicluster.go and scale.go)."""

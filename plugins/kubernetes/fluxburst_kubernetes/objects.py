@@ -250,8 +250,8 @@ class Claim:
     """An order as the cluster has it: what makes its pods, and which it will still make.
 
     ``name`` is that of the Job that makes them, ``over`` the indexes of which it makes no more. ``trouble`` is why none
-    are to come; empty while all may. ``since`` is when it was made, by the API server's clock; ``going`` says that it is
-    being deleted.
+    are to come; empty while all may. ``since`` is when it was made, by the API server's clock. It is ``going`` while it
+    is being deleted.
     """
 
     name: str
