@@ -141,7 +141,8 @@ class Kubelet:
         """How images behave that are not as any other; to be changed at any time."""
         self.environment = {
             "PATH": os.environ["PATH"],
-            "HOME": "/root",
+            # no home of this machine: a broker's rc is run by a bash whose input is a socket, which reads ~/.bashrc
+            "HOME": "/",
             "KUBERNETES_SERVICE_HOST": "127.0.0.1",
             "KUBERNETES_SERVICE_PORT": str(plane.port),
         } | dict(environment or {})
