@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tests.real import steps
 
 pytestmark = [pytest.mark.kube, pytest.mark.flux, pytest.mark.usefixtures("three_nodes")]
 
+AWAY_S = 60.0
+"""How long the API server is not there."""
 BURST_TOML = """
 [policy]
 cooldown = "2s"
@@ -197,6 +200,7 @@ def test_a_job_whose_pod_is_evicted_is_submitted_again_and_nothing_is_left(
     assert [node["reason"] for node in steps.records(site, 0.0)].count("lost: its broker went away unasked") == 1
 
 
+@pytest.mark.timeout(4 * AWAY_S)
 def test_an_order_outlives_the_absence_of_the_api_server(
     site: PrivateSite, api: Api, control_plane: ControlPlane, namespace: str
 ) -> None:
@@ -205,9 +209,11 @@ def test_an_order_outlives_the_absence_of_the_api_server(
     steps.await_event(site, first, "finish")
     steps.eventually(lambda: not left(api, namespace) and steps.nothing_left(site))
     control_plane.pause()
+    back_at = time.monotonic() + AWAY_S
     try:
         job = site.submit("--setattr", "burstable=true", "-N2", "hostname")
         steps.eventually(lambda: "launch unclear" in site.log_path.read_text())
+        steps.eventually(lambda: time.monotonic() > back_at, 2 * AWAY_S)
     finally:
         control_plane.resume()
     assert steps.await_event(site, job, "finish")["context"]["status"] == 0
