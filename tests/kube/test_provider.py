@@ -514,7 +514,7 @@ def test_an_order_of_256_takes_a_constant_number_of_requests(
                 for one in control_plane.requests(agent="fluxburst")[before:]]  # fmt: skip
 
     one, many = asked(1, "b-one"), asked(256, "b-many")
-    # the server ends a watch whose reader is slow, and here the reader's process runs 256 pods, too: it is gone on with,
+    # the server ends a watch whose reader is slow, and here the same process runs 256 pods, too: it is gone on with,
     # after a listing where the server has forgotten that long ago
     heard = [[request for request in asked if request.startswith(("watch", "list"))] for asked in (one, many)]
     said = [[request for request in asked if not request.startswith(("watch", "list"))] for asked in (one, many)]
