@@ -51,6 +51,8 @@ def expand(text: str) -> tuple[Host, ...]:
 def blocks(hosts: Iterable[Host]) -> tuple[tuple[Host, ...], ...]:
     """Hosts that are called ``NAME-0``, ``NAME-1`` and so on, by their NAME: ``c2-0-[0-1],c2-1-[0-1]`` are two blocks.
 
+    A block may begin with any number.
+
     Raises:
         ValueError: a name is not of this form, or one is missing before it.
     """
@@ -58,9 +60,12 @@ def blocks(hosts: Iterable[Host]) -> tuple[tuple[Host, ...], ...]:
     for host in hosts:
         name, _, index = host.rpartition("-")
         block = found.setdefault(name, [])
-        if not name or index != str(len(block)):
-            expected = f"{name}-{len(block)} is missing before it" if name else "it has no block's name"
-            raise ValueError(f"{host}: {expected}; declare hosts in blocks such as 'c2-0-[0-15],c2-1-[0-15]'")
+        wrong = "" if name and _NUMBER.fullmatch(index) else "it has no block's name and number"
+        if block and not wrong:
+            expected = f"{name}-{int(block[-1].rpartition('-')[2]) + 1}"
+            wrong = "" if host == expected else f"{expected} is missing before it"
+        if wrong:
+            raise ValueError(f"{host}: {wrong}; declare hosts in blocks such as 'c2-0-[0-15],c2-1-[0-15]'")
         block.append(host)
     return tuple(map(tuple, found.values()))
 

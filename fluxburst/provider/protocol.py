@@ -36,8 +36,8 @@ class Provider(Protocol):
     ProviderError counts as :class:`~fluxburst.errors.ProviderUnavailable`: outcome unknown.
 
     A provider that cannot name each machine may have an attribute ``in_blocks`` that is true. Then its pools' hosts are
-    in blocks called ``NAME-0``, ``NAME-1`` and so on (its factory asks :func:`blocks` whether they are), and an order
-    is the beginning of one block of which no other order has a host.
+    in blocks called ``NAME-0``, ``NAME-1`` and so on, from any number on (its factory asks :func:`blocks` whether they
+    are), and an order is the beginning of one block of which no other order has a host.
 
     A provider may have a method ``probe(connect: str) -> Sequence[Finding]``, for ``flux burst check --probe``: it lets
     a machine of each pool's kind dial the lead at that address, and leaves nothing behind.

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.client.exceptions import ApiException
 
 from tests.kube import container
 from tests.kube.api import Api
 from tests.kube.control_plane import ControlPlane, find_assets
 from tests.kube.kubelet import FakeNode, Kubelet
 from tests.kube.token_reviews import TokenReviews
+from tests.real.steps import eventually
 
 MINICLUSTER = Path(__file__).parent / "crd" / "flux-framework.org_miniclusters.yaml"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -95,4 +97,17 @@ def minicluster_crd(api: Api) -> dict[str, Any]:
         conditions = crd.get("status", {}).get("conditions") or ()
         return any(condition["type"] == "Established" and condition["status"] == "True" for condition in conditions)
 
-    return api.wait_for(CRDS, established, fieldSelector=f"metadata.name={made['metadata']['name']}")
+    found = api.wait_for(CRDS, established, fieldSelector=f"metadata.name={made['metadata']['name']}")
+
+    def served() -> bool:
+        """It is established a moment before its storage is there."""
+        try:
+            api.get("/apis/flux-framework.org/v1alpha2/miniclusters")
+        except ApiException as error:
+            if error.status not in (404, 429):
+                raise
+            return False
+        return True
+
+    eventually(served)
+    return found

@@ -165,7 +165,7 @@ def test_a_deleted_pod_ends_and_is_gone(api: Api, kubelet: Kubelet, space: Names
 
 
 def test_a_deleted_pod_s_prestop_command_runs_inside_it(api: Api, kubelet: Kubelet, space: Namespace) -> None:
-    hook = {"preStop": {"exec": {"command": ["sh", "-c", "hostname >/tmp/told; kill -TERM -1"]}}}
+    hook = {"preStop": {"exec": {"command": ["sh", "-c", "hostname >/tmp/told; until kill -TERM -1; do :; done"]}}}
     script = "sleep 600; echo ended at $(cat /tmp/told)"  # which passes no signal on
     space.run(pod("hooked", container("sh", "-c", script, lifecycle=hook)))
     space.ready("hooked")

@@ -189,6 +189,22 @@ def test_it_is_given_back_from_its_end_and_then_leaves_nothing(
 
 
 @pytest.mark.usefixtures("three_nodes", "operator")
+def test_a_node_whose_broker_has_left_before_is_given_back_from_the_end_too(
+    control_plane: ControlPlane, api: Api, namespace: str, tmp_path: Path
+) -> None:
+    text = '#!/bin/sh\n[ "$(hostname)" = c2-0-1 ] || exec sleep inf\n'
+    flux = Path(orders.follower(tmp_path, text)).rename(tmp_path / "flux")
+    provider = made(control_plane.kubeconfig, namespace, tmp_path, flux=str(flux))
+    try:
+        provider.launch(order(0, 2, "b-1"))
+        eventually(lambda: [node.phase for node in provider.list_nodes()] == [NodePhase.RUNNING, NodePhase.STOPPING])
+        provider.release([node.node_id for node in provider.list_nodes() if node.host == "c2-0-1"])
+        eventually(lambda: [node.host for node in provider.list_nodes()] == ["c2-0-0"], 60)
+    finally:
+        provider.close()
+
+
+@pytest.mark.usefixtures("three_nodes", "operator")
 def test_a_follower_that_finds_no_lead_ends_its_pod(
     control_plane: ControlPlane, namespace: str, tmp_path: Path
 ) -> None:

@@ -10,7 +10,7 @@ from fluxburst.provider import ProviderContext
 from fluxburst_kubernetes import objects
 from fluxburst_kubernetes.cluster import Cluster
 from fluxburst_kubernetes.mirror import Mirror
-from fluxburst_kubernetes.objects import Claim
+from fluxburst_kubernetes.objects import Claim, Object
 from fluxburst_kubernetes.options import PodOptions
 
 
@@ -19,6 +19,7 @@ class Jobs:
 
     shrink = Shrink.ANY
     in_blocks = False
+    boots = True
     needed = (
         ("batch", "jobs", ("get", "list", "watch", "create", "delete")),
         ("", "pods", ("list", "watch", "deletecollection")),
@@ -32,7 +33,9 @@ class Jobs:
         self._cluster = cluster
         self._core = f"/api/v1/namespaces/{namespace}"
         self._path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
-        self._mirror = Mirror(cluster, self._path, labelSelector=objects.selector(context.cluster, context.name))
+        mine = objects.selector(context.cluster, context.name)
+        self._mirror = Mirror(cluster, self._path, labelSelector=mine)
+        self._pods = Mirror(cluster, f"{self._core}/pods", labelSelector=mine)
 
     def place(self, order: Order, pool: PoolSpec, options: PodOptions) -> None:
         """The Job comes first, as it owns the others; its pods wait the moment that these take.
@@ -60,6 +63,9 @@ class Jobs:
 
     def claims(self) -> list[Claim]:
         return [claim for job in self._mirror.objects() if (claim := objects.claim_of(job))]
+
+    def pods(self) -> list[Object]:
+        return self._pods.objects()
 
     def sweep(self, alive: Collection[RequestId]) -> None:
         """Nobody gives the nodes of a Job back that ended one by one, or by themselves."""
@@ -90,3 +96,4 @@ class Jobs:
 
     def close(self) -> None:
         self._mirror.close()
+        self._pods.close()

@@ -7,11 +7,12 @@ the MiniCluster's: so an order takes a block of hosts, and the MiniCluster is ca
 
 from __future__ import annotations
 
+import math
 import posixpath
 import re
 import shlex
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from fluxburst import bootkit
@@ -51,17 +52,21 @@ class MiniClusters:
 
     shrink = Shrink.TAIL
     in_blocks = True
+    boots = True
     needed = (
         ("flux-framework.org", "miniclusters", ("get", "list", "watch", "create", "patch", "delete")),
         ("batch", "jobs", ("list", "watch", "deletecollection")),
-        ("", "pods", ("list", "watch", "deletecollection")),
+        ("", "pods", ("list", "watch", "delete", "deletecollection")),
         ("", "events", ("list", "watch")),
     )
 
     def __init__(
         self, context: ProviderContext, namespace: str, cluster: Cluster, pools: Mapping[str, PodOptions]
     ) -> None:
-        blocks(context)
+        for pool, found in blocks(context).items():
+            for first in (block[0] for block in found if not block[0].endswith("-0")):
+                begin = f"{first.rpartition('-')[0]}-0"
+                raise ConfigError(f"[pool.{pool}] hosts: {first}: {begin} is missing before it, with which pods begin")
         for name, options in pools.items():
             require_possible(name, options)
         self._provider = context.name
@@ -73,6 +78,7 @@ class MiniClusters:
         mine = objects.selector(context.cluster, context.name)
         self._mirror = Mirror(cluster, self._path, labelSelector=mine)
         self._jobs = Mirror(cluster, self._jobs_path, labelSelector=mine)
+        self._pods = Mirror(cluster, self._pods_path, labelSelector=mine)
 
     def place(self, order: Order, pool: PoolSpec, options: PodOptions) -> None:
         body = minicluster(order, pool, options, self._provider)
@@ -107,6 +113,9 @@ class MiniClusters:
                     found.append(_claim_of(one, job, time.time()))
         return found
 
+    def pods(self) -> list[Object]:
+        return self._pods.objects()
+
     def sweep(self, alive: Collection[RequestId]) -> None:
         """Nobody gives nodes back that ended by themselves."""
         ended = {job["metadata"]["name"] for job in self._jobs.objects() if objects.has_ended(job)}
@@ -114,6 +123,8 @@ class MiniClusters:
             request_id = RequestId(one["metadata"]["labels"][objects.ORDER])
             if one["metadata"]["name"] in ended and request_id not in alive and not objects.is_going(one):
                 self._delete(one)
+        sizes = {one["metadata"]["name"]: one["spec"]["size"] for one in self._mirror.objects()}
+        delete_cut_off(self._cluster, self._pods_path, self._pods.objects(), sizes)
 
     def withdraw(self, request_id: RequestId) -> None:
         """All that the operator has made for it goes with the MiniCluster; what that has left behind goes, too."""
@@ -148,8 +159,19 @@ class MiniClusters:
         self._make(minicluster(order, pool, options, self._provider), dryRun="All")
 
     def close(self) -> None:
-        self._mirror.close()
-        self._jobs.close()
+        for mirror in (self._mirror, self._jobs, self._pods):
+            mirror.close()
+
+
+def delete_cut_off(cluster: Cluster, pods_path: str, pods: Iterable[Object], sizes: Mapping[str, int]) -> None:
+    """Delete pods that a MiniCluster has none of any more: a Job that shrinks ends pods, and leaves those that had run.
+
+    ``sizes`` is by the MiniCluster's name, which is its Job's.
+    """
+    for pod in pods:
+        name = pod["metadata"].get("labels", {}).get(objects.JOB, "")
+        if objects.index_of(pod) >= sizes.get(name, math.inf) and objects.has_run(pod) and not objects.is_going(pod):
+            cluster.delete(f"{pods_path}/{pod['metadata']['name']}")
 
 
 def require_possible(pool: str, options: PodOptions) -> None:

@@ -29,6 +29,8 @@ HOSTS = "fluxburst/hosts"
 """The annotation with an order's hosts (RFC 29), the first of which is index 0's, whatever their order."""
 INDEX = "batch.kubernetes.io/job-completion-index"
 """Both label and annotation of an Indexed Job's pods."""
+JOB = "job-name"
+"""The label of a Job's pods."""
 LATE_S = 30.0
 """A pod that is to be deleted, and is still there so long after its grace, will not end of itself."""
 KEPT_S = 600
@@ -354,7 +356,12 @@ def _indexes(text: str) -> Iterator[int]:
 def host_of(pod: Object) -> Host:
     """The host that a pod of ours is."""
     _, _, hosts = tags_of(pod)
-    return hosts[int(pod["metadata"]["annotations"][INDEX])]
+    return hosts[index_of(pod)]
+
+
+def index_of(pod: Object) -> int:
+    """-1 where it is no pod of an Indexed Job, whatever its labels say."""
+    return int(pod["metadata"].get("annotations", {}).get(INDEX, -1))
 
 
 def _of_pod(pod: Object, waits: Mapping[str, float], now: float) -> Machine:
@@ -364,22 +371,25 @@ def _of_pod(pod: Object, waits: Mapping[str, float], now: float) -> Machine:
         request_id,
         pool,
         host_of(pod),
-        int(pod["metadata"]["annotations"][INDEX]),
+        index_of(pod),
         phase,
         detail,
         node=pod["spec"].get("nodeName", ""),
         labels=pod["metadata"]["labels"],
         since=made_at(pod),
         made=True,
-        over=_is_over(pod, now),
+        over=_is_late(pod, now) or has_run(pod),
     )
 
 
-def _is_over(pod: Object, now: float) -> bool:
+def _is_late(pod: Object, now: float) -> bool:
     """A deletion's time is when its grace ends; on a node that hangs, the pod stays beyond that."""
     due = pod["metadata"].get("deletionTimestamp")
-    late = due is not None and now > datetime.fromisoformat(due).timestamp() + LATE_S
-    return late or pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    return due is not None and now > datetime.fromisoformat(due).timestamp() + LATE_S
+
+
+def has_run(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 def made_at(found: Object) -> float:

@@ -31,9 +31,25 @@ class KubernetesOptions(Table):
     """How long one request to the API server may take."""
     workload: Literal["job", "minicluster"] = "job"
     """What an order becomes: an Indexed Job, or a MiniCluster of the Flux Operator."""
+    mode: Literal["create", "resize"] = "create"
+    """Whether an order's pods are made anew, or are more of the MiniCluster that the lead itself is in; that has the
+    name of the pool's hosts, and no ``workload`` has to be named."""
 
 
-class PodOptions(Table):
+class NodeOptions(Table):
+    """What there is to say of a pool whose pods somebody else describes."""
+
+    spot: bool = False
+    """What the pool's nodes are, for jobs that ask for spot or on-demand nodes; say which by ``node_selector``."""
+    instance_type: str = "pod"
+    """What offers call the nodes."""
+    join_time: Duration | None = None
+    """The provider's guess until there are samples; with a cluster autoscaler some minutes."""
+    schedule_timeout: Duration = 600.0
+    """A pod for which there is no place, or whose image's registry gives no answer, has failed after so long."""
+
+
+class PodOptions(NodeOptions):
     """How the pods of a pool are made. Tables without a description are as in the API's own PodSpec."""
 
     image: str
@@ -45,12 +61,6 @@ class PodOptions(Table):
     """Names of Secrets in the namespace."""
     service_account: str = ""
     """By default the namespace's own. Its token is mounted only where one is named."""
-    spot: bool = False
-    """What the pool's nodes are, for jobs that ask for spot or on-demand nodes; say which by ``node_selector``."""
-    instance_type: str = "pod"
-    """What offers call the nodes."""
-    join_time: Duration | None = None
-    """The provider's guess until there are samples; with a cluster autoscaler some minutes."""
     share_nodes: bool = False
     """Let several of these pods run on one machine. Otherwise each has one of its own."""
     requests: dict[str, str] = Field(default_factory=dict)
@@ -76,8 +86,6 @@ class PodOptions(Table):
     """A broker that finds no lead for so long ends its pod, so that none outlives a lead that is gone for good."""
     grace: Duration = 30.0
     """How long a broker may take to leave before its pod is killed."""
-    schedule_timeout: Duration = 600.0
-    """A pod for which there is no place, or whose image's registry gives no answer, has failed after so long."""
     max_lifetime: Duration | None = None
     """The cluster itself ends an order's pods after so long, whatever runs on them; longer than the longest job."""
     patch: dict[str, Any] = Field(default_factory=dict)

@@ -33,15 +33,16 @@ from fluxburst_kubernetes.jobs import Jobs
 from fluxburst_kubernetes.miniclusters import MiniClusters
 from fluxburst_kubernetes.mirror import Mirror
 from fluxburst_kubernetes.objects import Claim, Machine, Object
-from fluxburst_kubernetes.options import KubernetesOptions, PodOptions
+from fluxburst_kubernetes.options import KubernetesOptions, NodeOptions, PodOptions
 from fluxburst_kubernetes.probe import probe
+from fluxburst_kubernetes.resize import Resize
 
 
 class Workload(Protocol):
-    """What an order is in the cluster: an Indexed Job of ours, or a MiniCluster of the Flux Operator.
+    """What an order is in the cluster: an Indexed Job of ours, or a MiniCluster of the Flux Operator, or more of one.
 
-    ``needed`` is what it does in its namespace: API group, resource, verbs. The rest raises
-    :class:`~fluxburst.errors.ProviderError`.
+    ``needed`` is what it does in its namespace: API group, resource, verbs. It ``boots`` its pods with what an order
+    brings; else somebody else has described them. The rest raises :class:`~fluxburst.errors.ProviderError`.
     """
 
     @property
@@ -51,6 +52,9 @@ class Workload(Protocol):
     def in_blocks(self) -> bool: ...
 
     @property
+    def boots(self) -> bool: ...
+
+    @property
     def needed(self) -> Sequence[tuple[str, str, tuple[str, ...]]]: ...
 
     def place(self, order: Order, pool: PoolSpec, options: PodOptions) -> None:
@@ -58,6 +62,9 @@ class Workload(Protocol):
 
     def claims(self) -> list[Claim]:
         """All orders that may still get pods."""
+
+    def pods(self) -> list[Object]:
+        """All pods of orders, and those that orders have left behind, with their orders' tags."""
 
     def sweep(self, alive: Collection[RequestId]) -> None:
         """Remove what is of no use any more of orders that have no machine."""
@@ -78,12 +85,20 @@ class Workload(Protocol):
 def build(context: ProviderContext) -> KubernetesProvider:
     """Raises :class:`~fluxburst.errors.ConfigError` where a table is wrong."""
     options = read(KubernetesOptions, context.options, f"provider.{context.name}")
-    pools = {name: read(PodOptions, pool.options, f"pool.{name}.options") for name, pool in context.pools.items()}
     where = f"provider {context.name}"
     cluster = Cluster(where, by_kubeconfig(options, where), options.request_timeout)
-    workload: Workload = Jobs(context, options.namespace, cluster)
-    if options.workload == "minicluster":
-        workload = MiniClusters(context, options.namespace, cluster, pools)
+    tables = {name: (pool.options, f"pool.{name}.options") for name, pool in context.pools.items()}
+    workload: Workload
+    if options.mode == "resize":
+        # the MiniCluster says how its pods are made
+        pools = {name: PodOptions(image="", **read(NodeOptions, *one).model_dump()) for name, one in tables.items()}
+        workload = Resize(context, options.namespace, cluster)
+    else:
+        pools = {name: read(PodOptions, *one) for name, one in tables.items()}
+        if options.workload == "minicluster":
+            workload = MiniClusters(context, options.namespace, cluster, pools)
+        else:
+            workload = Jobs(context, options.namespace, cluster)
     return KubernetesProvider(context, options.namespace, pools, cluster, workload)
 
 
@@ -105,8 +120,6 @@ class KubernetesProvider:
         self._namespace = f"/api/v1/namespaces/{namespace}"
         self._workload = workload or Jobs(context, namespace, cluster)
         self.shrink, self.in_blocks = self._workload.shrink, self._workload.in_blocks
-        mine = objects.selector(context.cluster, context.name)
-        self._pods = Mirror(self._cluster, f"{self._namespace}/pods", labelSelector=mine)
         self._refusals = Mirror(
             self._cluster, f"{self._namespace}/events", fieldSelector="involvedObject.kind=Job,reason=FailedCreate"
         )
@@ -141,7 +154,7 @@ class KubernetesProvider:
         """Raises :class:`~fluxburst.errors.InvalidOrder` where it can be seen without a request that it cannot go."""
         if order.pool not in self._pools:
             raise InvalidOrder(f"[pool.{order.pool}] is not in the configuration of provider {self._context.name}")
-        if order.boot.curve_cert is None:
+        if self._workload.boots and order.boot.curve_cert is None:
             raise InvalidOrder(
                 "the service cannot read the lead's certificate, [bootstrap] curve_cert, which the pods need; "
                 "run it as the instance's owner on the lead's machine"
@@ -160,7 +173,7 @@ class KubernetesProvider:
     def machines(self) -> list[Machine]:
         """What :meth:`list_nodes` reports, and where each is; for providers built on this one."""
         # pods first: an order that ends between the two looks takes no pod away that is still there
-        pods, claims = self._pods.objects(), self._workload.claims()
+        pods, claims = self._workload.pods(), self._workload.claims()
         refusals = {
             event["involvedObject"]["name"]: str(event.get("message", ""))
             for event in sorted(self._refusals.objects(), key=_last_seen)
@@ -200,8 +213,7 @@ class KubernetesProvider:
 
     def close(self) -> None:
         self._workload.close()
-        for mirror in (self._pods, self._refusals):
-            mirror.close()
+        self._refusals.close()
         self._cluster.close()
 
     # Whether it could be had
@@ -220,7 +232,9 @@ class KubernetesProvider:
         return [*findings, *map(self._check_pool, self._pools)]
 
     def probe(self, connect: str) -> Sequence[Finding]:
-        """A pod of each pool, one after the other, that dials the lead."""
+        """A pod of each pool, one after the other, that dials the lead. Pods of the lead's own kind need none."""
+        if not self._workload.boots:
+            return []
         findings = []
         for name, options in self._pools.items():
             pool = self._context.pools[name]
