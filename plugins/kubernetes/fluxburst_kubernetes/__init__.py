@@ -42,6 +42,7 @@ def fluxburst_expose_lead(way: str, options: Mapping[str, Any]) -> str | None:
 
 @hookimpl
 def fluxburst_commands(group: click.Group) -> None:
-    from fluxburst_kubernetes.commands import command
+    from fluxburst_kubernetes.commands import command, install_operator
 
     group.add_command(command)
+    group.add_command(install_operator)

@@ -1,4 +1,4 @@
-"""``flux burst expose``."""
+"""``flux burst expose`` and ``flux burst install-operator``."""
 
 from __future__ import annotations
 
@@ -43,3 +43,19 @@ def command(**chosen: Any) -> None:
     click.echo(f"# Service {made.service} in namespace {chosen['namespace']} selects {selected}", err=True)
     if made.inside:
         click.echo("# its node has no external address: only the cluster's own network knows this one", err=True)
+
+
+@click.command("install-operator")
+@click.argument("manifest")
+@click.option("--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), help="By default as kubectl finds it.")
+@click.option("--context", default="", help="The kubeconfig's context; by default its current one.")
+def install_operator(manifest: str, kubeconfig: Path | None, context: str) -> None:
+    """Install the Flux Operator, by its MANIFEST: a file, or an http or https address.
+
+    Only workload = "minicluster" needs it. Doing it again changes nothing. What an address gives is applied as it
+    comes, with your own rights: name a version that you trust.
+    """
+    from fluxburst_kubernetes.install import install
+
+    for one in install(manifest, kubeconfig, context):
+        click.echo(one)

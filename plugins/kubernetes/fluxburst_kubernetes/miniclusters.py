@@ -99,8 +99,8 @@ class MiniClusters:
             return None
         except NotFound as error:
             raise InvalidOrder(
-                f"{error}; MiniClusters need their namespace and the Flux Operator: install it, such as by "
-                'kubectl apply --filename on its manifest, or set workload = "job"'
+                f"{error}; MiniClusters need their namespace and the Flux Operator: install it by "
+                'flux burst install-operator MANIFEST, or set workload = "job"'
             ) from None
 
     def claims(self) -> list[Claim]:
