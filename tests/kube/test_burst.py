@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 import time
@@ -10,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.client.exceptions import ApiException
 
 from fluxburst.flux.private import find_flux, free_port
 from fluxburst.model import Severity
 from fluxburst.testing import PrivateSite
-from fluxburst_kubernetes import probe
+from fluxburst_kubernetes import objects, probe
 from tests.kube import orders
 from tests.kube.api import Api
 from tests.kube.conftest import empty_namespace
 from tests.kube.control_plane import ControlPlane
 from tests.kube.kubelet import Image, Kubelet
 from tests.kube.proxy import Proxy
+from tests.kube.token_reviews import TokenReviews
 from tests.real import steps
 
 pytestmark = [pytest.mark.kube, pytest.mark.flux, pytest.mark.usefixtures("three_nodes")]
@@ -57,7 +60,7 @@ namespace = "{namespace}"
 request_timeout = "2s"
 [provider.elsewhere]
 plugin = "kubernetes"
-kubeconfig = "{kubeconfig}"
+kubeconfig = "{other_kubeconfig}"
 namespace = "{elsewhere}"
 request_timeout = "2s"
 """
@@ -69,14 +72,52 @@ def proxy(control_plane: ControlPlane) -> Iterator[Proxy]:
         yield proxy
 
 
+class Tokens:
+    """The service's token for the first of its clusters, until it expires."""
+
+    def __init__(self, control_plane: ControlPlane, path: Path) -> None:
+        self._control_plane, self.path = control_plane, path
+        self._numbers = itertools.count()
+        self.renew()
+
+    def renew(self) -> None:
+        self._valid = f"token-{next(self._numbers)}"
+        self._control_plane.write_kubeconfig(self.path, self._valid)
+
+    def expire(self) -> None:
+        self._valid = ""
+
+    def is_refused(self) -> bool:
+        """The API server takes a token for good ten seconds after it has asked."""
+        try:
+            Api(self.path).get("/api/v1/namespaces")
+        except ApiException as error:
+            return error.status == 401
+        return False
+
+    def judge(self, token: str) -> tuple[str, list[str]] | None:
+        return ("fluxburst", ["system:masters"]) if token == self._valid else None
+
+
 @pytest.fixture
-def behind(request: pytest.FixtureRequest, control_plane: ControlPlane, tmp_path: Path) -> Path:
-    """The service's kubeconfig: by way of the proxy, in tests that have one."""
+def tokens(control_plane: ControlPlane, token_reviews: TokenReviews, tmp_path: Path) -> Iterator[Tokens]:
+    tokens = Tokens(control_plane, tmp_path / "kubeconfig")
+    token_reviews.judges.append(tokens.judge)
+    yield tokens
+    token_reviews.judges.remove(tokens.judge)
+
+
+@pytest.fixture
+def behind(request: pytest.FixtureRequest, control_plane: ControlPlane, tmp_path: Path) -> tuple[Path, Path]:
+    """The service's kubeconfigs: by way of the proxy in tests that have one, the first with a token that may expire."""
+    if "tokens" in request.fixturenames:
+        tokens: Tokens = request.getfixturevalue("tokens")
+        return tokens.path, control_plane.kubeconfig
     if "proxy" not in request.fixturenames:
-        return control_plane.kubeconfig
+        return control_plane.kubeconfig, control_plane.kubeconfig
     proxy: Proxy = request.getfixturevalue("proxy")
     proxy.write_kubeconfig(tmp_path / "kubeconfig")
-    return tmp_path / "kubeconfig"
+    return tmp_path / "kubeconfig", tmp_path / "kubeconfig"
 
 
 @pytest.fixture
@@ -87,9 +128,14 @@ def elsewhere(api: Api) -> Iterator[str]:
 
 
 @pytest.fixture
-def site(behind: Path, kubelet: Kubelet, api: Api, namespace: str, elsewhere: str) -> Iterator[PrivateSite]:
+def site(
+    behind: tuple[Path, Path], kubelet: Kubelet, api: Api, namespace: str, elsewhere: str
+) -> Iterator[PrivateSite]:
     directory = Path(tempfile.mkdtemp(prefix="fb-", dir="/tmp"))
-    burst_toml = BURST_TOML.format(flux=find_flux(), kubeconfig=behind, namespace=namespace, elsewhere=elsewhere)
+    first, second = behind
+    burst_toml = BURST_TOML.format(
+        flux=find_flux(), kubeconfig=first, other_kubeconfig=second, namespace=namespace, elsewhere=elsewhere
+    )
     try:
         with PrivateSite(directory, burst_toml) as site:
             steps.serve(site)
@@ -198,6 +244,49 @@ def test_a_job_whose_pod_is_evicted_is_submitted_again_and_nothing_is_left(
     steps.eventually(lambda: not left(api, namespace))
     # Flux sees the broker go before the cluster tells why
     assert [node["reason"] for node in steps.records(site, 0.0)].count("lost: its broker went away unasked") == 1
+
+
+def test_with_an_expired_token_the_next_offer_serves_and_with_a_new_one_all_is_given_back(
+    tokens: Tokens, site: PrivateSite, api: Api, namespace: str
+) -> None:
+    first = site.submit("--setattr", "burstable=true", "-N2", "sleep", "300")
+    steps.await_event(site, first, "start")
+    assert set(steps.hosts_of(site, first)) == {"pods-0", "pods-1"}
+    tokens.expire()
+    steps.eventually(tokens.is_refused)
+    site.instance.run("cancel", str(first))
+    steps.eventually(lambda: "release failed" in site.log_path.read_text())
+    assert "provider kubernetes: Unauthorized" in site.log_path.read_text()
+    job = site.submit("--setattr", "burstable=true", "-N2", "hostname")
+    assert steps.await_event(site, job, "finish")["context"]["status"] == 0
+    assert set(steps.hosts_of(site, job)) == {"dear-0", "dear-1"}
+    assert len([one for one in left(api, namespace) if one["metadata"]["name"].startswith("fluxburst-")]) >= 2
+    tokens.renew()
+    steps.eventually(lambda: not left(api, namespace) and steps.nothing_left(site))
+    again = site.submit("--setattr", "burstable=true", "-N2", "hostname")
+    steps.await_event(site, again, "finish")
+    assert set(steps.hosts_of(site, again)) == {"pods-0", "pods-1"}
+
+
+def test_a_pod_whose_deletion_hangs_keeps_its_host_and_is_paid_for_until_it_is_gone(
+    site: PrivateSite, api: Api, namespace: str
+) -> None:
+    job = site.submit("--setattr", "burstable=true", "-N2", "sh", "-c", "sleep 1")
+    steps.await_event(site, job, "start")
+    pod = api.get(f"/api/v1/namespaces/{namespace}/pods")["items"][0]
+    path, host = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}", objects.host_of(pod)
+    api.patch(path, {"metadata": {"finalizers": ["example.com/hold"]}})
+    steps.await_event(site, job, "finish")
+    steps.eventually(lambda: [node["host"] for node in site.call("nodes")["nodes"]] == [host])
+    again = site.submit("--setattr", "burstable=true", "-N2", "hostname")
+    steps.await_event(site, again, "finish")
+    assert host not in steps.hosts_of(site, again)
+    steps.eventually(lambda: [node["host"] for node in site.call("nodes")["nodes"]] == [host])
+    (node,) = site.call("nodes")["nodes"]
+    assert node["state"] == "releasing"
+    api.patch(path, {"metadata": {"finalizers": None}})
+    steps.eventually(lambda: not left(api, namespace) and steps.nothing_left(site))
+    assert sorted(one["host"] for one in steps.records(site, 0.0)).count(host) == 1
 
 
 @pytest.mark.timeout(4 * AWAY_S)
