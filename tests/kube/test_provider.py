@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import yaml
 
 from fluxburst import config as configuration
 from fluxburst.errors import AuthDenied, InvalidOrder, ProviderUnavailable, QuotaExceeded
-from fluxburst.model import Demand, Host, NodePhase, NodeReport, Order, Severity
+from fluxburst.model import Demand, Host, NodePhase, NodeReport, Order, PoolSpec, Severity
 from fluxburst.provider import ProviderContext
 from fluxburst_kubernetes import objects
 from fluxburst_kubernetes.provider import KubernetesProvider, build
@@ -21,6 +22,7 @@ from tests.kube import orders
 from tests.kube.api import Api, Object
 from tests.kube.control_plane import ControlPlane
 from tests.kube.kubelet import FakeNode, Image, Kubelet
+from tests.kube.operator import Operator
 from tests.real.steps import eventually
 
 pytestmark = pytest.mark.kube
@@ -222,8 +224,6 @@ def test_a_field_that_the_api_does_not_know_is_refused_in_the_servers_words(make
 
 
 def test_without_the_certificate_nothing_is_made(provider: KubernetesProvider, seen: Seen) -> None:
-    import dataclasses
-
     order = orders.order(orders.hosts(1))
     with pytest.raises(InvalidOrder, match="curve_cert"):
         provider.launch(dataclasses.replace(order, boot=dataclasses.replace(order.boot, curve_cert=None)))
@@ -552,9 +552,9 @@ def test_check_names_the_missing_verbs_and_what_the_cluster_does_not_admit(
     assert "hostPid" in wrong["pool c2"].message
 
 
-def test_the_examples_role_is_all_that_it_takes(
-    make: Make, api: Api, seen: Seen, control_plane: ControlPlane, namespace: str, tmp_path: Path
-) -> None:
+@pytest.fixture
+def account(api: Api, seen: Seen, control_plane: ControlPlane, namespace: str, tmp_path: Path) -> Path:
+    """A kubeconfig with the rights of the example's role."""
     rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}"
     paths = {
         "ServiceAccount": f"{seen.core}/serviceaccounts",
@@ -567,12 +567,44 @@ def test_the_examples_role_is_all_that_it_takes(
         api.post(paths[item["kind"]], item, fieldValidation="Strict")
     asked = api.post(f"{seen.core}/serviceaccounts/fluxburst/token", {"spec": {"expirationSeconds": 600}})
     control_plane.write_kubeconfig(tmp_path / "account", asked["status"]["token"])
-    provider = make(kubeconfig=tmp_path / "account")
+    return tmp_path / "account"
+
+
+def test_the_examples_role_is_all_that_it_takes(make: Make, seen: Seen, account: Path) -> None:
+    provider = make(kubeconfig=account)
     assert {finding.severity for finding in provider.check()} == {Severity.OK}
     provider.launch(orders.order(orders.hosts(2)))
     provider.release([node.node_id for node in provider.list_nodes() if node.host == "c2-0"])
     provider.release([node.node_id for node in provider.list_nodes()])
     eventually(lambda: provider.list_nodes() == [] and seen.ours() == [])
+
+
+@pytest.mark.usefixtures("three_nodes")
+def test_it_is_for_miniclusters_too_from_the_first_to_the_last_of_them(
+    account: Path, minicluster_crd: Object, api: Api, namespace: str, tmp_path: Path
+) -> None:
+    flux = Path(orders.follower(tmp_path)).rename(tmp_path / "flux")  # as the operator's scripts call it
+    hosts = (Host("c2-0-0"),)
+    options = {"workload": "minicluster", "flux": str(flux), "requests": {"cpu": "1"}, "patch": {"maxSize": 3}}
+    provider = orders.provider(account, namespace, tmp_path, declared=hosts, **options)
+    more = (Host("c2-0-1"), Host("c2-0-2"))
+    table = {"kubeconfig": str(account), "namespace": namespace, "mode": "resize"}
+    home = build(ProviderContext("own", "corona", table, {"home": PoolSpec("home", more, 2)}, tmp_path))
+    try:
+        with Operator(api, namespace):
+            assert {finding.severity for finding in provider.check()} == {Severity.OK}
+            provider.launch(orders.order(hosts))
+            eventually(lambda: phases(provider) == {hosts[0]: NodePhase.RUNNING})
+            assert {finding.severity for finding in home.check()} == {Severity.OK}
+            home.launch(dataclasses.replace(orders.order(more, "b-more"), pool="home"))
+            eventually(lambda: phases(home) == dict.fromkeys(more, NodePhase.RUNNING))
+            home.release([node.node_id for node in home.list_nodes()])
+            eventually(lambda: home.list_nodes() == [])
+            provider.release([node.node_id for node in provider.list_nodes()])
+            eventually(lambda: provider.list_nodes() == [])
+    finally:
+        provider.close()
+        home.close()
 
 
 def test_the_examples_burst_toml_is_one() -> None:

@@ -288,7 +288,8 @@ def machines(
 ) -> Iterator[Machine]:
     """Every machine that exists or is still to come.
 
-    A pod that has the labels that select it and no annotations of ours was made by somebody else, and is left out.
+    A pod that has the labels that select it and no annotations of ours was made by somebody else, and is left out; so
+    is one that is no host's, as somebody else has made its Job larger.
 
     Args:
         claims: All orders.
@@ -299,7 +300,7 @@ def machines(
     """
     there: set[tuple[str, int]] = set()
     for pod in pods:
-        if {HOSTS, INDEX} <= pod["metadata"].get("annotations", {}).keys():
+        if HOSTS in pod["metadata"].get("annotations", {}) and 0 <= index_of(pod) < len(tags_of(pod)[2]):
             machine = _of_pod(pod, waits, now)
             there.add((machine.request_id, machine.index))
             yield machine

@@ -111,6 +111,10 @@ def test_what_has_our_labels_alone_is_somebody_elses() -> None:
     assert told([stray], [copied]) == []
 
 
+def test_a_pod_beyond_an_orders_hosts_is_somebody_elses() -> None:
+    assert [host for host, _, _ in told([], [pod(0), pod(1), pod(2)])] == ["c2-0", "c2-1"]
+
+
 def test_a_cluster_that_drops_the_limit_of_tries_is_not_used() -> None:
     objects.require_single_tries({"spec": {"backoffLimitPerIndex": 0}}, "provider x")
     with pytest.raises(InvalidOrder, match=r"provider x: .* backoffLimitPerIndex; Kubernetes 1.29 does"):
