@@ -102,6 +102,7 @@ class Google:
         self.token_s = 3600
         self.tokens_given = 0
         self.denied: set[str] = set()
+        self.firewalls: dict[str, compute_v1.Firewall] = {}
         self._threads = ThreadPoolExecutor(64, thread_name_prefix="google")
         self._serve_grpc()
         self._serve_http()
@@ -209,6 +210,7 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
             endpoint=f"127.0.0.1:{self._plane.port}",
             master_auth=container_v1.MasterAuth(cluster_ca_certificate=certificate),
             resource_labels=labels,
+            cluster_ipv4_cidr="10.8.0.0/14",
         )
 
     def _cluster_of(self, name: str) -> container_v1.Cluster:
@@ -436,8 +438,10 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
             def do_POST(self) -> None:
                 self._reply(self.rfile.read(int(self.headers["Content-Length"] or 0)))
 
+            do_PUT = do_DELETE = do_POST  # noqa: N815 - the base class asks for these
+
             def _reply(self, body: bytes) -> None:
-                status, answer = google._answer_http(self.path, body)
+                status, answer = google._answer_http(self.command, self.path, body)
                 data = answer.encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -452,7 +456,7 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
         self._http_port = self._http.server_address[1]
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
-    def _answer_http(self, path: str, body: bytes) -> tuple[int, str]:
+    def _answer_http(self, method: str, path: str, body: bytes) -> tuple[int, str]:
         path = path.partition("?")[0]
         with self._changed:
             if path == "/token":
@@ -468,10 +472,31 @@ cloudresourcemanager = "http://127.0.0.1:{self._http_port}"
                     return 404, json.dumps({"error": {"code": 404, "message": f"machine type {found[1]} not found"}})
                 kind = compute_v1.MachineType(name=found[1], guest_cpus=CORES[found[1]], memory_mb=16384)
                 return 200, compute_v1.MachineType.to_json(kind)
+            if found := re.search(r"/global/firewalls(?:/([^/]+))?$", path):
+                return self._firewall(method, found[1] or "", body)
             found = re.search(rf"/zones/([^/]+)/instanceGroupManagers/gke-{CLUSTER}-([^/]+)-grp(?:/(\w+))?$", path)
             if found is None or found[2] not in self.pools:
                 return 404, json.dumps({"error": {"code": 404, "message": f"{path} was not found"}})
             return 200, self._group(self.pools[found[2]], found[1], found[3], body)
+
+    def _firewall(self, method: str, name: str, body: bytes) -> tuple[int, str]:
+        if method == "POST":
+            rule = compute_v1.Firewall.from_json(body)
+            if rule.name in self.firewalls:
+                return 409, json.dumps({"error": {"code": 409, "message": f"{rule.name} already exists"}})
+            name = rule.name
+        elif name not in self.firewalls:
+            return 404, json.dumps({"error": {"code": 404, "message": f"firewall {name} was not found"}})
+        elif method == "GET":
+            return 200, compute_v1.Firewall.to_json(self.firewalls[name])
+        if method == "DELETE":
+            del self.firewalls[name]
+        else:
+            rule = compute_v1.Firewall.from_json(body)
+            rule.network = f"https://www.googleapis.com/compute/v1/{rule.network}"
+            self.firewalls[name] = rule
+        self.tell(f"firewall rule {name}: {method}")
+        return 200, compute_v1.Operation.to_json(compute_v1.Operation(name="operation-firewall", status="RUNNING"))
 
     def _group(self, pool: Pool, zone: str, call: str | None, body: bytes) -> str:
         if call is None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
-from google.cloud import container_v1
+from google.cloud import compute_v1, container_v1
 
 from fluxburst.errors import (
     AuthDenied,
@@ -527,6 +527,62 @@ def test_cleaning_up_deletes_nothing_that_is_not_ours(site: Site, google: Google
     ]
     assert list(google.pools) == ["theirs"]
     assert list(google.clusters) == [CLUSTER]
+
+
+FIREWALL = {"network": "hpc", "port": 8060, "target_tags": ["flux-lead"]}
+RULE = "fb-private-gke-lead"
+
+
+def test_the_way_to_the_lead_is_opened_where_the_site_asks_for_it(
+    google: Google, namespace: str, tmp_path: Path
+) -> None:
+    site = Site(google, namespace, tmp_path, firewall=FIREWALL)
+    try:
+        findings = [finding for finding in site.provider.check() if finding.subject == "firewall"]
+        told = f"rule {RULE} lets 10.8.0.0/14 reach port 8060 of the lead"
+        assert [(one.severity, one.message) for one in findings] == [
+            (Severity.OK, f"{told}, once it is made with the first order")
+        ]
+        assert google.firewalls == {}
+        site.launch("b-one", "c2-0")
+        rule = google.firewalls[RULE]
+        assert rule.network.endswith("/global/networks/hpc")
+        assert (list(rule.source_ranges), list(rule.target_tags)) == (["10.8.0.0/14"], ["flux-lead"])
+        assert [(one.I_p_protocol, list(one.ports)) for one in rule.allowed] == [("tcp", ["8060"])]
+        site.launch("b-one", "c2-0")
+        site.launch("b-one", "c2-0")
+        assert [what for _, what in google.log if "firewall" in what] == [f"firewall rule {RULE}: POST"]
+        assert [one.message for one in site.provider.check() if one.subject == "firewall"] == [told]
+        # another table: the next process makes it so, and widens nothing else
+        rule.source_ranges.append("0.0.0.0/0")
+        site.anew()
+        site.launch("b-one", "c2-0")
+        assert list(google.firewalls[RULE].source_ranges) == ["10.8.0.0/14"]
+        site.give_all_back()
+        context = ProviderContext("gke", "private", site.table, {}, tmp_path)
+        assert f"firewall rule {RULE}: would delete it" in cleaned_up(context, delete=False)
+        assert list(google.firewalls) == [RULE]
+        assert f"firewall rule {RULE}: deleting it" in list(cleaned_up(context, delete=True))
+        assert google.firewalls == {}
+    finally:
+        site.close()
+
+
+def test_a_firewall_rule_that_others_made_is_left_and_nothing_is_bought(
+    google: Google, namespace: str, tmp_path: Path
+) -> None:
+    google.firewalls[RULE] = compute_v1.Firewall(name=RULE, description="theirs")
+    site = Site(google, namespace, tmp_path, firewall=FIREWALL)
+    try:
+        with pytest.raises(InvalidOrder, match=f"firewall rule {RULE} was not made by this provider"):
+            site.launch("b-one", "c2-0")
+        assert google.sizes == []
+        assert [one.severity for one in site.provider.check() if one.subject == "firewall"] == [Severity.ERROR]
+        context = ProviderContext("gke", "private", site.table, {}, tmp_path)
+        list(cleaned_up(context, delete=True))
+        assert google.firewalls[RULE].description == "theirs"
+    finally:
+        site.close()
 
 
 @pytest.mark.parametrize("seed", [1, 10])

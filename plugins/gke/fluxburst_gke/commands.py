@@ -53,6 +53,7 @@ def _contexts(burst_toml: dict[str, Any]) -> Iterator[ProviderContext]:
 
 def cleaned_up(context: ProviderContext, *, delete: bool) -> Iterator[str]:
     """Delete what one provider table created, and tell of each thing; see :func:`clean_up`."""
+    from fluxburst_gke.firewall import owner_of, rule_name
     from fluxburst_gke.google import Google
     from fluxburst_gke.options import GkeOptions, short
     from fluxburst_gke.pools import is_for_followers, is_ours
@@ -62,6 +63,12 @@ def cleaned_up(context: ProviderContext, *, delete: bool) -> Iterator[str]:
     google = Google(options, name, f"provider {context.name}")
     verb = "deleting" if delete else "would delete"
     try:
+        if options.firewall is not None:
+            rule = google.firewall(rule_name(context))
+            if rule is not None and rule.description == owner_of(context):
+                yield f"firewall rule {rule.name}: {verb} it"
+                if delete:
+                    google.delete_firewall(rule.name)
         cluster, pools = google.cluster(), google.node_pools()
         if cluster is None or pools is None:
             yield f"GKE cluster {name}: there is none"

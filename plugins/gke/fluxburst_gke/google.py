@@ -28,7 +28,9 @@ GROUP = "instanceGroupManagers"
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """A GKE cluster. ``endpoint`` is empty where it has none of the kind that was asked for."""
+    """A GKE cluster. ``endpoint`` is empty where it has none of the kind that was asked for. ``pods`` is the range of
+    its pods' addresses.
+    """
 
     name: str
     status: str
@@ -36,6 +38,7 @@ class Cluster:
     endpoint: str
     certificate: str
     told: str
+    pods: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class Google:
             endpoint,
             base64.b64decode(found.master_auth.cluster_ca_certificate).decode(),
             _conditions(found.conditions, found.status_message),
+            found.cluster_ipv4_cidr,
         )
 
     def create_cluster(self, cluster: container_v1.Cluster) -> None:
@@ -319,6 +323,45 @@ class Google:
             found = self._machine_types().get(project=self._options.project, zone=zone, machine_type=name, **self._how)
         return found.guest_cpus, found.memory_mb * 2**20
 
+    # The way to the lead
+
+    def firewall(self, name: str) -> compute_v1.Firewall | None:
+        """None where there is no rule of this name."""
+        from google.api_core.exceptions import NotFound
+
+        with translated(self._where):
+            try:
+                return self._firewalls().get(project=self._options.project, firewall=name, **self._how)
+            except NotFound:
+                return None
+
+    def create_firewall(self, rule: compute_v1.Firewall) -> None:
+        """Begin to make it; one of this name that is there is fine."""
+        from google.api_core.exceptions import Conflict
+
+        with translated(self._where):
+            try:
+                self._firewalls().insert_unary(project=self._options.project, firewall_resource=rule, **self._how)
+            except Conflict:
+                return
+
+    def change_firewall(self, rule: compute_v1.Firewall) -> None:
+        """Begin to make one that is there so."""
+        from google.cloud import compute_v1
+
+        # a whole one: a patch leaves a list as it is that is empty now
+        request = compute_v1.UpdateFirewallRequest(
+            project=self._options.project, firewall=rule.name, firewall_resource=rule
+        )
+        with translated(self._where):
+            self._firewalls().update_unary(request=request, **self._how)
+
+    def delete_firewall(self, name: str) -> None:
+        with translated(self._where):
+            self._firewalls().delete_unary(project=self._options.project, firewall=name, **self._how)
+
+    # What may be done
+
     def missing_permissions(self, permissions: Sequence[str]) -> list[str]:
         """Those that the credentials do not have on the project."""
         from google.auth.transport.requests import AuthorizedSession
@@ -382,6 +425,12 @@ class Google:
         from google.cloud.compute_v1.services.machine_types.transports import MachineTypesRestTransport
 
         return compute_v1.MachineTypesClient(transport=MachineTypesRestTransport(**self._rest()))
+
+    def _firewalls(self) -> compute_v1.FirewallsClient:
+        from google.cloud import compute_v1
+        from google.cloud.compute_v1.services.firewalls.transports import FirewallsRestTransport
+
+        return compute_v1.FirewallsClient(transport=FirewallsRestTransport(**self._rest()))
 
     def _rest(self) -> dict[str, Any]:
         from google.auth.credentials import AnonymousCredentials

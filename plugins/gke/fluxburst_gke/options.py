@@ -16,6 +16,27 @@ MOST = 40
 ZONE = r"[a-z]+-[a-z]+[0-9]+-[a-z]"
 
 
+class FirewallOptions(Table):
+    """``[provider.NAME.firewall]``: the lead's port is opened to the cluster's pods. It is in the same project."""
+
+    network: str = Field(default="default", pattern=NAME)
+    """The lead's network."""
+    port: int = Field(default=8050, ge=1, le=65535)
+    """That the lead binds."""
+    target_tags: tuple[str, ...] = ()
+    """The network tags of the lead's machine."""
+    target_service_accounts: tuple[str, ...] = ()
+    """Or the service account that it runs as."""
+    sources: tuple[str, ...] = ()
+    """CIDRs that may reach it; by default the cluster's range of pod addresses."""
+
+    @model_validator(mode="after")
+    def _of_one_machine(self) -> FirewallOptions:
+        if bool(self.target_tags) == bool(self.target_service_accounts):
+            raise ValueError("name the lead's machine by either target_tags or target_service_accounts")
+        return self
+
+
 class GkeOptions(Table):
     project: str
     """The Google Cloud project's id."""
@@ -36,6 +57,8 @@ class GkeOptions(Table):
     """Where the pods, and what belongs to them, are made. It must exist."""
     request_timeout: Duration = 15.0
     """How long one request may take."""
+    firewall: FirewallOptions | None = None
+    """A firewall rule to the lead, made with the first order; by default none is."""
     endpoints: dict[Literal["container", "compute", "cloudresourcemanager"], str] = Field(default_factory=dict)
     """Other addresses of Google's services. ``http://`` means plain text without credentials, as in tests."""
 

@@ -29,11 +29,12 @@ from fluxburst.model import (
 )
 from fluxburst.provider import ProviderContext
 from fluxburst.provider.protocol import options as read
+from fluxburst_gke import firewall
 from fluxburst_gke import pools as layout
 from fluxburst_gke.errors import told
 from fluxburst_gke.google import Cluster as GkeCluster
 from fluxburst_gke.google import Google, NodePool, Operation
-from fluxburst_gke.options import GkeOptions, GkePodOptions, region_of, short
+from fluxburst_gke.options import FirewallOptions, GkeOptions, GkePodOptions, region_of, short
 from fluxburst_gke.pools import NODE_POOL, Look, Place
 from fluxburst_kubernetes.cluster import Cluster
 from fluxburst_kubernetes.objects import Machine
@@ -58,6 +59,13 @@ NEEDED = (
 )
 """The permissions on the project, beside those inside the cluster."""
 NEEDED_TO_CREATE = ("container.clusters.create",)
+NEEDED_TO_OPEN = (
+    "compute.firewalls.get",
+    "compute.firewalls.create",
+    "compute.firewalls.update",
+    "compute.networks.updatePolicy",
+)
+"""With ``[provider.NAME.firewall]``."""
 
 
 def build(context: ProviderContext) -> GkeProvider:
@@ -128,6 +136,8 @@ class GkeProvider:
         self._where = f"provider {context.name}"
         self._cluster = options.gke_cluster or short(f"fluxburst-{context.cluster}")
         self._memories: dict[str, _Memory] = {}
+        self._opened = options.firewall is None
+        """Whether the lead can be reached, as far as that is for us to see to."""
 
     # What could be had
 
@@ -161,12 +171,23 @@ class GkeProvider:
         In this order: what GKE refuses leaves no pods, and without its pods an order is asked for again.
         """
         self._pods.admit(order)
+        self._open_way()
         place = layout.place_of(self._places, order.pool, order.offer.zone)
         memory = self._memory(place.node_pool)
         with memory.lock:
             view = self._buy(place, memory, order)
             avoid = [instance.name for instance in view.leaving]
             self._pods.place(order, layout.on(place, self._pools[place.pool], self._context.cluster, avoid))
+
+    def _open_way(self) -> None:
+        """Let pods reach the lead, if the site asks for it: nothing is bought before that may be done."""
+        wanted = self._options.firewall
+        if self._opened or wanted is None:
+            return
+        found = self._google.cluster()
+        if found is not None:  # else it is made first, and the order asked for again
+            rule = firewall.rule(self._context, self._options.project, wanted, found.pods)
+            self._opened = firewall.open_to(self._google, self._context, self._where, rule)
 
     def _buy(self, place: Place, memory: _Memory, order: Order) -> Look:
         """What there was before."""
@@ -423,10 +444,16 @@ class GkeProvider:
                 fix = f"give the pool another name by [pool.{self._places[found.name].pool}.options] node_pool"
                 findings.append(Finding(f"node pool {found.name}", Severity.ERROR, told_so, fix))
         findings.append(self._check_cluster(cluster))
+        if self._options.firewall is not None and cluster is not None:
+            findings.append(self._check_firewall(self._options.firewall, cluster))
         return [*findings, *(self._pods.check() if cluster is not None and cluster.endpoint else ())]
 
     def _check_permissions(self) -> Finding:
-        asked = (*NEEDED, *(NEEDED_TO_CREATE if self._options.manage_cluster else ()))
+        asked = (
+            *NEEDED,
+            *(NEEDED_TO_CREATE if self._options.manage_cluster else ()),
+            *(NEEDED_TO_OPEN if self._options.firewall else ()),
+        )
         try:
             missing = self._google.missing_permissions(asked)
         except ProviderError as error:
@@ -451,6 +478,23 @@ class GkeProvider:
             fix = f"set cores = {cores} in [pool.{place.pool}], or take a larger type"
             return Finding(subject, Severity.ERROR, f"{what}; the pool declares {pool.cores} cores", fix)
         return Finding(subject, Severity.OK, f"{what}; the pool declares {pool.cores} cores")
+
+    def _check_firewall(self, wanted: FirewallOptions, cluster: GkeCluster) -> Finding:
+        rule = firewall.rule(self._context, self._options.project, wanted, cluster.pods)
+        told_so = f"rule {rule.name} lets {', '.join(rule.source_ranges)} reach port {wanted.port} of the lead"
+        try:
+            found = self._google.firewall(rule.name)
+        except ProviderError as error:
+            fix = "grant compute.firewalls.get, or leave [provider.NAME.firewall] out and open the port yourself"
+            return Finding("firewall", Severity.ERROR, str(error), fix)
+        if found is None:
+            return Finding("firewall", Severity.OK, f"{told_so}, once it is made with the first order")
+        if found.description != firewall.owner_of(self._context):
+            fix = "delete or rename it, or leave [provider.NAME.firewall] out and open the port yourself"
+            return Finding("firewall", Severity.ERROR, f"rule {rule.name} was not made by this provider", fix)
+        if not firewall.is_so(found, rule):
+            return Finding("firewall", Severity.OK, f"{told_so}, once it is changed with the next order")
+        return Finding("firewall", Severity.OK, told_so)
 
     def _check_cluster(self, found: GkeCluster | None) -> Finding:
         where = f"GKE cluster {self._cluster} in {self._options.location}"

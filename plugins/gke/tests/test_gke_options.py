@@ -31,6 +31,13 @@ def offers(context: ProviderContext) -> list[Offer]:
         provider.close()
 
 
+@pytest.mark.parametrize("firewall", [{}, {"target_tags": ["a"], "target_service_accounts": ["b"]}])
+def test_a_firewall_rule_is_for_one_kind_of_target(firewall: dict[str, Any]) -> None:
+    table = {"project": "p", "location": "us-central1-a", "firewall": firewall}
+    with pytest.raises(ConfigError, match="name the lead's machine by either target_tags or"):
+        make(ProviderContext("gke", "corona", table, context().pools, Path()))
+
+
 def test_one_offer_a_zone() -> None:
     (one,) = offers(context())
     assert (one.zone, one.region, one.instance_type) == ("us-central1-a", "us-central1", "c2-standard-4")
