@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-from fluxburst import config as configuration
 from fluxburst.errors import AuthDenied, InvalidOrder, ProviderUnavailable, QuotaExceeded
 from fluxburst.model import Demand, Host, NodePhase, NodeReport, Order, PoolSpec, Severity
 from fluxburst.provider import ProviderContext
@@ -605,12 +604,6 @@ def test_it_is_for_miniclusters_too_from_the_first_to_the_last_of_them(
     finally:
         provider.close()
         home.close()
-
-
-def test_the_examples_burst_toml_is_one() -> None:
-    config = configuration.load(EXAMPLES / "burst.toml")
-    assert config.specs("kubernetes").keys() == {"c2"}
-    build(ProviderContext("kubernetes", "corona", config.provider["kubernetes"], config.specs("kubernetes"), Path("/")))
 
 
 def test_check_without_a_cluster_is_one_error(make: Make, tmp_path: Path) -> None:
