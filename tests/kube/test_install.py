@@ -1,4 +1,4 @@
-"""``flux burst install-operator``."""
+"""``flux burst operator``."""
 
 from __future__ import annotations
 

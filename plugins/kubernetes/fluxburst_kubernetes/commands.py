@@ -1,4 +1,4 @@
-"""``flux burst expose`` and ``flux burst install-operator``."""
+"""``flux burst expose`` and ``flux burst operator``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def command(**chosen: Any) -> None:
         click.echo("# its node has no external address: only the cluster's own network knows this one", err=True)
 
 
-@click.command("install-operator")
+@click.command("operator")
 @click.argument("manifest")
 @click.option("--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), help="By default as kubectl finds it.")
 @click.option("--context", default="", help="The kubeconfig's context; by default its current one.")

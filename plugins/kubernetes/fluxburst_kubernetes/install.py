@@ -29,7 +29,7 @@ def install(manifest: str, kubeconfig: Path | None = None, context: str = "") ->
         ProviderError: the API server refuses an object; those before it are there.
     """
     found = documents(manifest)
-    where = "install-operator"
+    where = "operator"
     way = KubernetesOptions(kubeconfig=kubeconfig, context=context)
     cluster = Cluster(where, by_kubeconfig(way, where), TIMEOUT_S)
     try:

@@ -100,7 +100,7 @@ class MiniClusters:
         except NotFound as error:
             raise InvalidOrder(
                 f"{error}; MiniClusters need their namespace and the Flux Operator: install it by "
-                'flux burst install-operator MANIFEST, or set workload = "job"'
+                'flux burst operator MANIFEST, or set workload = "job"'
             ) from None
 
     def claims(self) -> list[Claim]:
