@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-DISTRIBUTIONS := . ./plugins/local ./plugins/kubernetes ./plugins/eks ./plugins/gke ./mock
+DISTRIBUTIONS := . ./plugins/local ./plugins/kubernetes ./plugins/eks ./plugins/gke ./plugins/terraform ./mock
 SOURCES := fluxburst plugins mock tests examples bench docs
 
 .PHONY: help demo test check format docs lock wheels kube-assets clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
@@ -25,6 +26,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing["flux"] = "no flux command on PATH or under /usr/local/flux"
     if find_assets() is None:
         missing["kube"] = "no Kubernetes control plane under KUBEBUILDER_ASSETS or in the cache: make kube-assets"
+    if shutil.which("terraform") is None:
+        missing["terraform"] = "no terraform command on PATH"
     for mark, reason in missing.items():
         for item in items:
             if item.get_closest_marker(mark):

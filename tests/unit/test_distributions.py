@@ -16,6 +16,7 @@ CLOUDS = {
     "kubernetes": ("kubernetes",),
     "gke": ("google-", "requests"),  # what google-auth speaks HTTP by
     "eks": ("boto",),
+    "terraform": ("python-terraform",),
     "compute_engine": ("google-", "requests"),
 }
 """What the names of each plugin's own libraries begin with."""
