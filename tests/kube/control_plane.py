@@ -141,7 +141,9 @@ class ControlPlane:
             hang: Let it accept connections and never answer, instead of refusing them.
         """
         if hang:
-            self._processes["kube-apiserver"].send_signal(signal.SIGSTOP)
+            process = self._processes["kube-apiserver"]
+            process.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED)  # a thread that runs meanwhile may still answer
         else:
             # The controllers would ask ever less often, and be half a minute late after it is back.
             self._end("kube-scheduler", "kube-controller-manager", "kube-apiserver")
