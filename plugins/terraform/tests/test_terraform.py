@@ -35,6 +35,7 @@ from fluxburst_terraform.terraform import Terraform, TerraformFailed
 from tests.real.steps import eventually
 
 PROCESS = Path(__file__).parents[3] / "terraform" / "process"
+GOLDEN = Path(__file__).parent / "golden" / "boot.sh"
 CERTIFICATE = b'secret-key = "8XvH0-this-must-not-be-seen-Qe72"'
 VARIABLES = "".join(f'variable "{name}" {{}}\n' for name in ("cluster", "order", "hosts", "boot_script", "expires_at"))
 RECORDS = """
@@ -329,6 +330,11 @@ def test_every_command_that_fails_tells_terraforms_own_diagnostics(tmp_path: Pat
 # What a node runs
 
 
+def test_the_boot_script_is_byte_for_byte_the_one_that_was_looked_at() -> None:
+    options = ModuleOptions(module=PROCESS, certificate_command="cloud secret read curve-cert")
+    assert roots.boot_script(order(2), options) == GOLDEN.read_text(encoding="utf-8")
+
+
 def test_the_boot_script_is_one_and_finds_its_host(tmp_path: Path) -> None:
     (tmp_path / "flux").write_text('#!/bin/sh\necho "$* $(cat "$3")"\n')
     (tmp_path / "flux").chmod(0o755)
@@ -338,7 +344,7 @@ def test_the_boot_script_is_one_and_finds_its_host(tmp_path: Path) -> None:
     path = tmp_path / "boot.sh"
     path.write_text(script)
     if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", path], check=True)
+        subprocess.run(["shellcheck", path, GOLDEN], check=True)
     subprocess.run(["sh", path], check=True, env={**os.environ, "FLUXBURST_HOST": "tf-2"}, timeout=20)
     log = (tmp_path / "node" / "b-1" / "tf-2" / "broker.log").read_text()
     assert "-Shostname=tf-2" in log
