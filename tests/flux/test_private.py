@@ -6,7 +6,6 @@ import select
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from fluxburst.flux.private import PrivateInstance, Scheduler, free_port, privat
 from tests.contract.harness import GHOSTS, HOME
 from tests.contract.real import RealHarness
 from tests.contract.steps import event, job
+from tests.real.steps import eventually
 
 CONFIG = private_config({"burst": (",".join(GHOSTS), 2)}, mode="open")
 
@@ -97,10 +97,7 @@ def test_closing_leaves_no_process_even_when_followers_have_just_begun(short_pat
     with PrivateInstance(short_path, CONFIG) as private:
         private.start_followers(GHOSTS[:2])
         # the flux command becomes the broker, and has no command line for an instant
-        deadline = time.monotonic() + 5
-        while len(processes_of(short_path)) < 3 and time.monotonic() < deadline:
-            pass
-        assert len(processes_of(short_path)) == 3
+        eventually(lambda: len(processes_of(short_path)) == 3)
     assert processes_of(short_path) == []
 
 

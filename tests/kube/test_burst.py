@@ -143,6 +143,8 @@ def site(
             # shown where the test failed
             print(site.log_path.read_text()[-9000:])
             print(site.instance.run("overlay", "status"))
+            for one in api.get(f"/api/v1/namespaces/{namespace}/pods")["items"]:
+                print(one["metadata"], one["status"]["phase"])
             for log in sorted(kubelet.logs.iterdir()):
                 print(log.name, log.read_text()[-2000:])
     finally:
@@ -268,6 +270,7 @@ def test_with_an_expired_token_the_next_offer_serves_and_with_a_new_one_all_is_g
     assert set(steps.hosts_of(site, again)) == {"pods-0", "pods-1"}
 
 
+@pytest.mark.timeout(400)
 def test_a_pod_whose_deletion_hangs_keeps_its_host_and_is_paid_for_until_it_is_gone(
     site: PrivateSite, api: Api, namespace: str
 ) -> None:
@@ -277,7 +280,8 @@ def test_a_pod_whose_deletion_hangs_keeps_its_host_and_is_paid_for_until_it_is_g
     path, host = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}", objects.host_of(pod)
     api.patch(path, {"metadata": {"finalizers": ["example.com/hold"]}})
     steps.await_event(site, job, "finish")
-    steps.eventually(lambda: [node["host"] for node in site.call("nodes")["nodes"]] == [host])
+    # the Job's controller, which lets go of the other pod, may have more to do and less to do it with
+    steps.eventually(lambda: [node["host"] for node in site.call("nodes")["nodes"]] == [host], 120)
     again = site.submit("--setattr", "burstable=true", "-N2", "hostname")
     steps.await_event(site, again, "finish")
     assert host not in steps.hosts_of(site, again)
