@@ -3,12 +3,13 @@
 Added or changed here, and nowhere else:
 
 - **Clusters** have the endpoint and the certificate authority of the tests' own control plane.
-- **Node groups take time**: CREATING until :attr:`EksServer.creation_s` is over, DELETING until their machines are
-  gone. moto's are there, and gone, at once.
+- **Node groups take time**: CREATING until :attr:`EksServer.creation_s` is over, UPDATING until a new largest size is
+  theirs after :attr:`EksServer.update_s`, DELETING until their machines are gone. moto's are there, and gone, at once.
 - **ClientToken is idempotent**: the same token again gives the node group that it made; moto refuses it as existing.
 - **An auto scaling group stands behind each node group**, with a size, machines, activities, scale-in protection and
   suspended processes. It starts and ends machines in the background, chooses at random who goes when it is made
-  smaller, and tries again when it found none. Behind moto's node groups there is nothing.
+  smaller, and tries again when it found none. Only machines InService are protected, and none is ended below the
+  smallest size. Behind moto's node groups there is nothing.
 - **Machines are nodes** of the control plane: the test kubelet registers each with its providerID, labels and taints,
   :attr:`EksServer.boot_s` after its start, and removes it with the machine.
 - **Sold out**: more machines than :attr:`EksServer.capacity` are refused with :attr:`EksServer.refusal`, as a failed
@@ -85,6 +86,7 @@ class NodeGroup:
     most: int
     status: str = "CREATING"
     ready_at: float = 0.0
+    most_later: int = 0
     machines: list[Machine] = field(default_factory=list)
     activities: list[dict[str, str]] = field(default_factory=list)
     suspended: set[str] = field(default_factory=set)
@@ -123,6 +125,7 @@ class EksServer:
     ) -> None:
         self.cluster = cluster
         self.creation_s = 0.0
+        self.update_s = 0.0
         self.boot_s = 0.0
         self.ending_s = 0.0
         self.capacity: int | None = None
@@ -278,6 +281,11 @@ class EksServer:
             return _json({"nodegroup": self._told(group)}, start)
         if group is not None and operation in ("CreateNodegroup", "DeleteNodegroup") and group.status == "DELETING":
             return _refuse("eks", "ResourceInUseException", f"{name} is being deleted", 409, start)
+        if group is not None and operation == "UpdateNodegroupConfig" and group.status not in ("ACTIVE", "DEGRADED"):
+            return _refuse("eks", "ResourceInUseException", f"Nodegroup {name} is {group.status}", 409, start)
+        if operation == "CreateNodegroup" and self.cluster_status != "ACTIVE":
+            told = f"Cluster is not in an ACTIVE state, it is {self.cluster_status}"
+            return _refuse("eks", "InvalidRequestException", told, 400, start)
         head: list[Any] = []
         data = b"".join(self._moto(environ, lambda *told: head.extend(told)))
         if not head[0].startswith("200"):
@@ -301,9 +309,8 @@ class EksServer:
             answer = {"nodegroup": self._told(group)}
         elif operation == "UpdateNodegroupConfig":
             assert group is not None
-            group.most = arguments["scalingConfig"]["maxSize"]
-            group.desired = arguments["scalingConfig"]["desiredSize"]
-            self._note(group)
+            group.status, group.most_later = "UPDATING", arguments["scalingConfig"]["maxSize"]
+            group.ready_at = time.monotonic() + self.update_s
         elif operation == "DeleteNodegroup":
             assert group is not None
             group.status, group.desired = "DELETING", 0
@@ -322,8 +329,12 @@ class EksServer:
         by_name = {group.scaling_group: group for group in self.groups.values()}
         if operation == "DescribeAutoScalingGroups":
             wanted = [value for key, value in arguments.items() if key.startswith("AutoScalingGroupNames.member.")]
+            wanted = wanted or list(by_name)[: int(arguments.get("MaxRecords", 50))]
             found = [_scaling_group(by_name[name]) for name in wanted if name in by_name]
             return _xml(operation, {"AutoScalingGroups": found}, start)
+        if operation == "DescribeScalingActivities" and "AutoScalingGroupName" not in arguments:
+            told_of = [activity for group in by_name.values() for activity in reversed(group.activities)]
+            return _xml(operation, {"Activities": told_of[: int(arguments.get("MaxRecords", 100))]}, start)
         group = by_name.get(arguments["AutoScalingGroupName"])
         if group is None:
             told = f"AutoScalingGroup name not found - null: {arguments['AutoScalingGroupName']}"
@@ -344,11 +355,19 @@ class EksServer:
             if len(chosen) < len(ids):
                 told = "Instance Id not found - No managed instance found"
                 return _refuse("autoscaling", "ValidationError", told, 400, start)
+            smaller = arguments["ShouldDecrementDesiredCapacity"] == "true"
+            if smaller and group.desired < len(chosen):
+                told = "Terminating instance without replacement will violate group's min size constraint."
+                return _refuse("autoscaling", "ValidationError", told, 400, start)
             for machine in chosen:
                 machine.state = "Terminating"
-                group.desired -= arguments["ShouldDecrementDesiredCapacity"] == "true"
+                group.desired -= smaller
             self._note(group)
         elif operation == "SetInstanceProtection":
+            unfit = ids - {machine.id for machine in chosen if machine.state == "InService"}
+            if unfit:
+                told = f"The instance {min(unfit)} is not part of Auto Scaling group, or is not in InService."
+                return _refuse("autoscaling", "ValidationError", told, 400, start)
             for machine in chosen:
                 machine.protected = arguments["ProtectedFromScaleIn"] == "true"
         elif operation == "SuspendProcesses":
@@ -393,14 +412,14 @@ class EksServer:
     def _is_under_way(self) -> bool:
         with self._lock:
             return any(
-                group.status in ("CREATING", "DELETING") or len(group.machines) != group.desired
+                group.status in ("CREATING", "UPDATING", "DELETING") or len(group.machines) != group.desired
                 for group in self.groups.values()
             )
 
     def _settle(self, name: str, group: NodeGroup) -> None:
         with self._lock:
-            if group.status == "CREATING" and time.monotonic() >= group.ready_at:
-                group.status = "ACTIVE"
+            if group.status in ("CREATING", "UPDATING") and time.monotonic() >= group.ready_at:
+                group.status, group.most = "ACTIVE", group.most_later or group.most
             if group.status == "CREATE_FAILED":
                 return
             started = self._start_machines(group)

@@ -6,12 +6,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fluxburst.errors import AuthDenied, InvalidOrder, ProviderUnavailable, QuotaExceeded
+from fluxburst.errors import AuthDenied, InvalidOrder, NoCapacity, ProviderUnavailable, QuotaExceeded
 from fluxburst.flux.private import find_flux
 from fluxburst.model import BootMaterial, Host, NodePhase, NodeReport, Offer, Order, PoolSpec, RequestId, Secret
 from fluxburst.provider import ProviderContext
@@ -214,6 +215,63 @@ def test_an_order_is_bought_once_whatever_became_of_the_first_call(provider: Eks
     give_all_back(provider, aws)
 
 
+def test_what_a_launch_left_to_be_done_is_done_by_the_next_listings(provider: EksProvider, aws: EksServer) -> None:
+    aws.creation_s = 1.0
+    provider.launch(order(0))
+    with pytest.raises(ProviderUnavailable, match=f"node group {GROUP_NAME} is CREATING; it is tried again"):
+        provider.launch(order(1, name="b-bbbbbbbbbbbb"))
+    steps.eventually(all_run(provider, "c2-0", "c2-1"))
+    # no answer at all, and nothing set: botocore's three tries
+    for _ in range(3):
+        aws.fail("autoscaling", "SetDesiredCapacity", "InternalFailure", "it broke off", status=500)
+    with pytest.raises(ProviderUnavailable, match="InternalFailure"):
+        provider.launch(order(2, name="b-cccccccccccc"))
+    steps.eventually(all_run(provider, "c2-0", "c2-1", "c2-2"))
+    assert aws.groups[GROUP_NAME].desired == max(there for *_, there in aws.history) == 3
+    # what the first order bought, no zone may rebalance
+    assert aws.groups[GROUP_NAME].suspended == {"AZRebalance"}
+    give_all_back(provider, aws)
+
+
+def test_a_service_that_ended_between_pods_and_machines_goes_on(
+    provider: EksProvider, aws: EksServer, namespace: str
+) -> None:
+    provider._pods.launch(order(0, 1))
+    after = build(context(aws, namespace))
+    try:
+        steps.eventually(all_run(after, "c2-0", "c2-1"))
+        assert aws.groups[GROUP_NAME].desired == max(there for *_, there in aws.history) == 2
+        give_all_back(after, aws)
+    finally:
+        after.close()
+
+
+def test_machines_that_are_refused_later_fail_their_nodes(provider: EksProvider, aws: EksServer) -> None:
+    provider._pods.launch(order(0, 1))
+    aws.fail("eks", "CreateNodegroup", "ResourceLimitExceededException", "node groups for cluster hpc: 30", status=400)
+
+    def failed() -> list[str]:
+        return [report.detail for report in provider.list_nodes() if report.phase is NodePhase.FAILED]
+
+    assert [told.partition(" (")[0] for told in steps.eventually(failed)] == [
+        "provider eks: ResourceLimitExceededException: node groups for cluster hpc: 30"
+    ] * 2
+    give_all_back(provider, aws)
+
+
+def test_a_node_group_that_failed_is_not_deleted_under_its_jobs(provider: EksProvider, aws: EksServer) -> None:
+    provider.launch(order(0))
+    steps.eventually(all_run(provider, "c2-0"))
+    group = aws.groups[GROUP_NAME]
+    group.status, group.issues = "CREATE_FAILED", [{"code": "Ec2SubnetMissing", "message": "no such subnet"}]
+    with pytest.raises(NoCapacity, match="Ec2SubnetMissing: no such subnet; it is made anew when none of its nodes"):
+        provider.launch(order(1, name="b-bbbbbbbbbbbb"))
+    assert phases(provider) == {"c2-0": NodePhase.RUNNING}
+    assert not aws.asked("DeleteNodegroup")
+    group.status = "ACTIVE"
+    give_all_back(provider, aws)
+
+
 def test_a_clear_no_leaves_nothing_that_could_be_bought_later(
     provider: EksProvider, aws: EksServer, api: Api, namespace: str
 ) -> None:
@@ -280,6 +338,28 @@ def test_a_machine_that_no_pod_needs_is_seen_and_given_back(
     assert group.desired == 1
     assert all(not report.node_id.startswith("i-") for report in provider.list_nodes())
     give_all_back(provider, aws)
+
+
+def test_what_is_wrong_with_one_pool_keeps_no_machine_of_another(
+    aws: EksServer, namespace: str, tmp_path: Path
+) -> None:
+    both = context(aws, namespace, flux=orders.follower(tmp_path))
+    both.pools["d"] = replace(both.pools["c2"], name="d", hosts=(Host("d-0"),))  # type: ignore[index]
+    provider = build(both)
+    try:
+        provider.launch(order(0))
+        provider.launch(replace(order(name="b-dddddddddddd"), pool="d", hosts=(Host("d-0"),)))
+        steps.eventually(all_run(provider, "c2-0", "d-0"))
+        provider.release([report.node_id for report in provider.list_nodes()])
+        steps.eventually(lambda: not provider._pods.machines())
+        aws.fail("autoscaling", "SetDesiredCapacity", "AccessDenied", "not you", status=403)
+        with pytest.raises(AuthDenied, match="AccessDenied: not you"):
+            provider.release([])
+        sizes = {name: group.desired for name, group in aws.groups.items()}
+        assert sizes == {GROUP_NAME: 1, "fluxburst-test-d": 0}
+        give_all_back(provider, aws)
+    finally:
+        provider.close()
 
 
 def test_sold_out_in_mid_order_is_told_and_leaves_nothing(provider: EksProvider, aws: EksServer) -> None:

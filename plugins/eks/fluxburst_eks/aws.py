@@ -51,7 +51,9 @@ _DENIED = frozenset(
         "AuthFailure",
         "ExpiredToken",
         "ExpiredTokenException",
+        "IDPRejectedClaim",
         "InvalidClientTokenId",
+        "InvalidIdentityToken",
         "InvalidSignatureException",
         "MissingAuthenticationToken",
         "OptInRequired",
@@ -85,6 +87,8 @@ _REFUSED = frozenset(
     {"ClientException", "Unsupported", "UnsupportedOperation", "ValidationError", "ValidationException"}
 )
 """Beside all codes that begin with ``Invalid``."""
+_NOT_READY = re.compile(r"\bnot (in|in an) active\b|\bnot active\b", re.IGNORECASE)
+"""In a refusal of EKS: the cluster or the node group will be, without a change of the request."""
 
 
 class NotFound(Exception):
@@ -210,8 +214,10 @@ class Aws:
             raise ProviderUnavailable(f"{self.where}: AWS gives no answer: {error}") from None
 
 
-def kind_of(code: str) -> type[ProviderError]:
+def kind_of(code: str, message: str = "") -> type[ProviderError]:
     """What one of AWS's error codes means; one that is not known means that the outcome is not, either."""
+    if code == "InvalidRequestException" and _NOT_READY.search(message):
+        return ProviderUnavailable
     for codes, kind in (
         (_THROTTLED, RateLimited),
         (_DENIED, AuthDenied),
@@ -226,7 +232,8 @@ def kind_of(code: str) -> type[ProviderError]:
 
 def _typed(where: str, error: ClientError) -> ProviderError:
     """By its code alone: EC2 says that it is sold out, or asked too often, with a status that is a server's fault."""
-    kind, told = kind_of(error.response.get("Error", {}).get("Code", "")), f"{where}: {_message(error)}"
+    said, told = error.response.get("Error", {}), f"{where}: {_message(error)}"
+    kind = kind_of(said.get("Code", ""), said.get("Message", ""))
     if kind is RateLimited:
         after = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("retry-after", "")
         return RateLimited(told, retry_after_s=float(after) if after.isdecimal() else None)

@@ -77,7 +77,7 @@ def pools(
         findings += _subnets(aws, name, options[name])
         findings += _role(aws, name, options[name])
         findings += _group(groups, name)
-    return [*findings, *_quotas(aws, context, options, types), *_forgotten(aws, context, groups)]
+    return [*findings, *_scaling(aws), *_quotas(aws, context, options, types), *_forgotten(aws, context, groups)]
 
 
 def _cannot(subject: str, error: Exception, action: str) -> Finding:
@@ -141,6 +141,18 @@ def _group(groups: Groups, name: str) -> Iterator[Finding]:
         yield Finding(subject, Severity.WARNING, f"{found['nodegroupName']}: {issues}", "mend what it says")
     else:
         yield Finding(subject, Severity.OK, f"{found['nodegroupName']} is {found['status']}")
+
+
+def _scaling(aws: Aws) -> Iterator[Finding]:
+    """Whether machines may be looked at: who may not could buy some, and neither list nor give them back."""
+    for operation in ("describe_auto_scaling_groups", "describe_scaling_activities"):
+        try:
+            aws.call("autoscaling", operation, MaxRecords=1)
+        except ProviderError as error:
+            action = "".join(part.capitalize() for part in operation.split("_"))
+            yield Finding("auto scaling", Severity.ERROR, str(error), f"allow autoscaling:{action}")
+            return
+    yield Finding("auto scaling", Severity.OK, "groups and what becomes of them may be looked at")
 
 
 def _quotas(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -35,12 +36,13 @@ ACTIVITIES = 50
 class Machine:
     """An EC2 instance of a node group. ``leaving`` ones are about to end, whatever is on them.
 
-    A ``protected`` one is not ended by making the group smaller.
+    A ``protected`` one is not ended by making the group smaller; only one ``in_service`` can be protected.
     """
 
     id: str
     leaving: bool
     protected: bool
+    in_service: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ class Group:
     @property
     def protected(self) -> frozenset[str]:
         return frozenset(machine.id for machine in self.machines if machine.protected)
+
+    @property
+    def in_service(self) -> frozenset[str]:
+        return frozenset(machine.id for machine in self.machines if machine.in_service)
 
     @property
     def alive(self) -> tuple[str, ...]:
@@ -157,12 +163,20 @@ class Groups:
             return self._known.get(pool)
 
     def create(self, pool: PoolSpec, size: int, token: str) -> None:
-        """Make the pool's node group, of ``size`` nodes at once."""
-        options = self._options[pool.name]
+        """Make the pool's node group, of ``size`` nodes at once.
+
+        Raises:
+            NoCapacity: it may not have so many.
+            ProviderUnavailable: the cluster is not ready for it; or no clear answer came.
+        """
+        options, most = self._options[pool.name], self.most(pool)
+        self._allow(pool, size, most)
+        # what was made by somebody who may not look at it could be neither listed nor given back
+        self._aws.call("autoscaling", "describe_auto_scaling_groups", MaxRecords=1)
         request: dict[str, Any] = {
             "clusterName": self.cluster,
             "nodegroupName": self.name_of(pool.name),
-            "scalingConfig": {"minSize": 0, "maxSize": max(self.most(pool), size), "desiredSize": size},
+            "scalingConfig": {"minSize": 0, "maxSize": most, "desiredSize": size},
             "subnets": list(options.subnets) or self._subnets(),
             "instanceTypes": list(options.instance_types),
             "capacityType": CAPACITY[options.capacity],
@@ -189,42 +203,70 @@ class Groups:
         return self._options[pool.name].max_size or len(pool.hosts)
 
     def grow(self, pool: PoolSpec, group: Group, size: int) -> None:
-        """Set its size, unless it is so large already. The same again changes nothing."""
+        """Set its size, unless it is so large already. The same again changes nothing.
+
+        Raises:
+            NoCapacity: it may not have so many.
+            ProviderUnavailable: not yet; or no clear answer came.
+        """
+        most = self.most(pool)
+        self._allow(pool, size, most)
+        self.steady(group)
         if group.desired >= size:
             return
+        if not group.is_settled:
+            raise self._not_yet(group, f"is {group.status}")
         if size > group.most:
-            self._raise_most(pool, group, size)
-            return
-        if not group.scaling_group:
-            raise ProviderUnavailable(f"{self._aws.where}: node group {group.name} is {group.status}, try again")
-        if group.rebalances:
-            self._scaling("suspend_processes", group, ScalingProcesses=[REBALANCING])
+            # the pool has got more hosts since it was made. EKS takes its time, and may set no size meanwhile
+            self._aws.call(
+                "eks",
+                "update_nodegroup_config",
+                clusterName=self.cluster,
+                nodegroupName=group.name,
+                scalingConfig={"maxSize": most},
+            )
+            raise self._not_yet(group, f"is being allowed {most} nodes")
         self._scaling("set_desired_capacity", group, DesiredCapacity=size, HonorCooldown=False)
 
+    def steady(self, group: Group) -> None:
+        """Keep its auto scaling group from ending busy machines."""
+        if group.is_settled and group.rebalances:
+            self._scaling("suspend_processes", group, ScalingProcesses=[REBALANCING])
+
     def set_size(self, group: Group, size: int, protect: Sequence[str] = ()) -> None:
-        """Make it smaller. ``protect`` are machines that the auto scaling group must not choose."""
-        if not group.scaling_group:
-            raise ProviderUnavailable(f"{self._aws.where}: node group {group.name} is {group.status}, try again")
+        """Make it smaller. ``protect`` are machines that the auto scaling group must not choose.
+
+        Raises:
+            ProviderUnavailable: one of those cannot be protected yet; or no clear answer came.
+        """
+        if not group.is_settled:
+            raise self._not_yet(group, f"is {group.status}")
+        if coming := set(protect) - group.in_service:
+            raise self._not_yet(group, f"has {', '.join(sorted(coming))} not yet in service, which is in use")
         self._protect(group, [machine for machine in protect if machine not in group.protected], True)
         self._scaling("set_desired_capacity", group, DesiredCapacity=size, HonorCooldown=False)
 
     def give_back(self, group: Group, machines: Sequence[str]) -> None:
         """End these machines, and have no others in their place."""
-        self._protect(group, [machine for machine in machines if machine in group.protected], False)
-        for some in _in_parts(machines, MOST_ENDED):
-            self._scaling(
-                "terminate_instance_in_auto_scaling_group",
-                group,
-                InstanceIds=list(some),
-                ShouldDecrementDesiredCapacity=True,
-            )
+        self._end(group, machines, smaller=True)
+
+    def empty(self, group: Group) -> None:
+        """End all its machines. To make it smaller does not end those that are protected from that."""
+        if group.desired:
+            self.set_size(group, 0)
+        # one at a time: of those that are no longer protected some may have ended by now
+        for machine in group.alive:
+            if machine in group.protected:
+                with suppress(InvalidOrder):
+                    self._end(group, [machine], smaller=False)
 
     def delete(self, group: Group) -> None:
         """Delete a node group of ours, with its machines. One that is gone is fine."""
-        try:
+        self._protect(group, [machine for machine in group.alive if machine in group.protected], False)
+        with suppress(NotFound):
             self._aws.call("eks", "delete_nodegroup", clusterName=self.cluster, nodegroupName=group.name)
-        except NotFound:
-            return
+        with self._lock:
+            self._known = {pool: known for pool, known in self._known.items() if known.name != group.name}
 
     def trouble(self, pool: str, group: Group) -> Trouble:
         """Why a group has fewer machines than it should, in AWS's own words."""
@@ -288,7 +330,8 @@ class Groups:
                 continue
             found = told.get(group.scaling_group)
             if found is None:
-                del self._known[pool]
+                # not told of yet, or gone: what EKS says of it has to do, and is asked anew
+                self._known[pool] = replace(group, scaling_group="")
                 continue
             suspended = {process["ProcessName"] for process in found.get("SuspendedProcesses", ())}
             self._known[pool] = Group(
@@ -302,24 +345,30 @@ class Groups:
                         machine["InstanceId"],
                         leaving=machine["LifecycleState"] not in _STAYING,
                         protected=machine.get("ProtectedFromScaleIn", False),
+                        in_service=machine["LifecycleState"] == "InService",
                     )
                     for machine in found.get("Instances", ())
                 ),
                 rebalances=REBALANCING not in suspended,
             )
 
-    def _raise_most(self, pool: PoolSpec, group: Group, size: int) -> None:
-        """EKS itself sets the limit, and the size with it; the pool may have got more hosts since it was made."""
-        most = self.most(pool)
+    def _allow(self, pool: PoolSpec, size: int, most: int) -> None:
         if size > most:
-            raise NoCapacity(f"{self._aws.where}: node group {group.name} may have {most} nodes, {size} are needed")
-        self._aws.call(
-            "eks",
-            "update_nodegroup_config",
-            clusterName=self.cluster,
-            nodegroupName=group.name,
-            scalingConfig={"minSize": 0, "maxSize": most, "desiredSize": size},
-        )
+            name = self.name_of(pool.name)
+            raise NoCapacity(f"{self._aws.where}: node group {name} may have {most} nodes, {size} are needed")
+
+    def _not_yet(self, group: Group, why: str) -> ProviderUnavailable:
+        return ProviderUnavailable(f"{self._aws.where}: node group {group.name} {why}; it is tried again")
+
+    def _end(self, group: Group, machines: Sequence[str], smaller: bool) -> None:
+        self._protect(group, [machine for machine in machines if machine in group.protected], False)
+        for some in _in_parts(machines, MOST_ENDED):
+            self._scaling(
+                "terminate_instance_in_auto_scaling_group",
+                group,
+                InstanceIds=list(some),
+                ShouldDecrementDesiredCapacity=smaller,
+            )
 
     def _protect(self, group: Group, machines: Sequence[str], protected: bool) -> None:
         for some in _in_parts(machines, MOST_PROTECTED):

@@ -8,7 +8,15 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from fluxburst.errors import AuthDenied, ConfigError, InvalidOrder, ProviderError, ProviderUnavailable
+from fluxburst.errors import (
+    AuthDenied,
+    ConfigError,
+    InvalidOrder,
+    NoCapacity,
+    ProviderError,
+    ProviderUnavailable,
+    RateLimited,
+)
 from fluxburst.model import (
     Demand,
     Finding,
@@ -26,7 +34,7 @@ from fluxburst.model import (
 from fluxburst.provider import ProviderContext
 from fluxburst.provider.protocol import options as read
 from fluxburst_eks import checks
-from fluxburst_eks.access import by_eks
+from fluxburst_eks.access import by_eks, describe
 from fluxburst_eks.aws import Aws
 from fluxburst_eks.groups import Group, Groups, name_of
 from fluxburst_eks.options import EksOptions, EksPodOptions
@@ -72,6 +80,16 @@ class _View:
     def held(self) -> frozenset[str]:
         """The instances that pods need: the group may not list the newest yet."""
         return frozenset(self.on.keys() - self.group.leaving)
+
+    @property
+    def unbound(self) -> tuple[objects.Machine, ...]:
+        """The pods that wait for a machine, the oldest first. One whose machine is gone waits for none."""
+        unbound = (machine for machine in self.waiting if not machine.node)
+        return tuple(sorted(unbound, key=lambda machine: (machine.since, machine.request_id, machine.index)))
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.on and not self.waiting
 
 
 class EksProvider:
@@ -155,15 +173,16 @@ class EksProvider:
     def launch(self, order: Order, /) -> None:
         """Make the order's pods, then room for them: the size follows from the pods that there are.
 
-        The same order again finds its pods there, and so comes to the same size.
+        The same order again finds its pods there, and so comes to the same size. Where room could not be made yet, each
+        listing goes on with it.
         """
         if order.pool not in self._pools:
             raise InvalidOrder(f"[pool.{order.pool}] is not in the configuration of provider {self._context.name}")
         with self._lock:
-            group = self._usable(order.pool)
+            self._be_usable(order.pool)
             self._pods.launch(order)
             try:
-                self._make_room(order, group)
+                self._make_room(order.pool)
             except ProviderUnavailable:
                 raise
             except ProviderError:
@@ -171,33 +190,45 @@ class EksProvider:
                 self._release([pod.node_id for pod in self._pods.machines() if pod.request_id == order.request_id])
                 raise
 
-    def _usable(self, pool: str) -> Group | None:
-        """The pool's node group, if there is one, before anything is made.
+    def _be_usable(self, pool: str) -> None:
+        """See to it that the pool's node group can be used, or made, before any pod is.
 
         Raises:
             InvalidOrder: see :meth:`Groups.of`.
+            NoCapacity: it failed, and has nodes in use.
             ProviderUnavailable: not now.
         """
         group = self._groups.of(pool)
-        if group is not None and group.status == "CREATE_FAILED":
+        if group is None:
+            if (status := describe(self._aws, self._options.cluster)["status"]) not in ("ACTIVE", "UPDATING"):
+                told = f"cluster {self._options.cluster} is {status}; node groups are made as soon as it is ACTIVE"
+                raise ProviderUnavailable(f"{self._aws.where}: {told}")
+            return
+        if group.status == "CREATE_FAILED":
             # EKS does not mend it; the next try makes it anew
+            if not self._view(group, self._of_pool(pool)).is_idle:
+                why = self._groups.trouble(pool, group).whole
+                told = f"node group {group.name}: {why}; it is made anew when none of its nodes is in use"
+                raise NoCapacity(f"{self._aws.where}: {told}")
             self._groups.delete(group)
-        if group is not None and group.status in ("CREATE_FAILED", "DELETING", "DELETE_FAILED"):
+        if group.status in ("CREATE_FAILED", "DELETING", "DELETE_FAILED"):
             told = f"node group {group.name} is {group.status}; it is made anew as soon as it is deleted"
             raise ProviderUnavailable(f"{self._aws.where}: {told}")
-        return group
 
-    def _make_room(self, order: Order, group: Group | None) -> None:
-        """A machine for each pod that lives, beside those that have others and have yet to be given back."""
-        pool = self._context.pools[order.pool]
-        machines = [machine for machine in self._staying() if machine.pool == pool.name]
-        size = sum(machine.phase in _LIVE for machine in machines)
-        if group is None:
-            self._groups.create(pool, size, order.request_id)
-            return
-        view = self._view(group, machines)
-        size += sum(_is_over(view.on.get(instance, ())) for instance in group.alive)
-        self._groups.grow(pool, group, size)
+    def _make_room(self, pool: str) -> None:
+        """A machine for each pod that waits for one, beside those that pods have.
+
+        Raises:
+            ProviderUnavailable: not yet, or the outcome is not known.
+            ProviderError: there will be none.
+        """
+        group, spec = self._groups.of(pool), self._context.pools[pool]
+        machines = self._of_pool(pool)
+        if group is not None:
+            view = self._view(group, machines)
+            self._groups.grow(spec, group, len(view.held) + len(view.unbound))
+        elif waiting := sorted(machine.request_id for machine in machines if machine.phase in _LIVE):
+            self._groups.create(spec, len(waiting), waiting[0])
 
     def _view(self, group: Group, machines: Sequence[objects.Machine]) -> _View:
         """Compare pods and instances by way of the nodes.
@@ -234,14 +265,24 @@ class EksProvider:
             if machine.node_id not in self._given_back or (machine.node and not machine.over)
         ]
 
+    def _of_pool(self, pool: str) -> list[objects.Machine]:
+        return [machine for machine in self._staying() if machine.pool == pool]
+
     def list_nodes(self) -> Sequence[NodeReport]:
-        """Every pod, every machine that had one until it is gone, and every machine that is of no use to any."""
+        """Every pod, every machine that had one until it is gone, and every machine that is of no use to any.
+
+        Goes on with what a launch has left to be done: the service may have ended in the middle of one.
+        """
         with self._lock:
             reports = {report.node_id: report for report in self._pods.list_nodes()}
             views = self._views()
             self._remember(views)
+            refused = {pool: why for pool in self._pools if (why := self._go_on(pool, views.get(pool)))}
+            homeless = [machine for pool in refused.keys() - views.keys() for machine in self._of_pool(pool)]
+        for machine in homeless:
+            reports[machine.node_id] = replace(machine.report(), phase=NodePhase.FAILED, detail=refused[machine.pool])
         for pool, view in views.items():
-            for machine, why in self._not_coming(pool, view):
+            for machine, why in self._not_coming(pool, view, refused.get(pool, "")):
                 reports[machine.node_id] = replace(machine.report(), phase=NodePhase.FAILED, detail=why)
             for report in self._without_pods(pool, view):
                 reports.setdefault(report.node_id, report)
@@ -255,17 +296,31 @@ class EksProvider:
         for instance in self._carried.keys() - there:
             del self._carried[instance]
 
-    def _not_coming(self, pool: str, view: _View) -> list[tuple[objects.Machine, str]]:
+    def _go_on(self, pool: str, view: _View | None) -> str:
+        """Make the room that is lacking. Returns why there will be none; empty where it is made, or may be yet."""
+        try:
+            if view is None:
+                self._make_room(pool)
+            elif view.group.is_settled:
+                self._groups.grow(self._context.pools[pool], view.group, len(view.held) + len(view.unbound))
+        except (ProviderUnavailable, RateLimited):
+            return ""
+        except ProviderError as error:
+            return str(error)
+        return ""
+
+    def _not_coming(self, pool: str, view: _View, refused: str) -> list[tuple[objects.Machine, str]]:
         """The pods for which there will be no machine, with the reason."""
         empty = sum(instance not in view.on for instance in view.group.alive)
-        unbound = sorted(
-            (machine for machine in view.waiting if not machine.node),
-            key=lambda machine: (machine.since, machine.request_id, machine.index),
-        )
-        lacking = unbound[empty:]
+        lacking = view.unbound[empty:]
         if not lacking:
             return []
-        trouble = self._groups.trouble(pool, view.group)
+        if refused:
+            return [(machine, refused) for machine in lacking]
+        try:
+            trouble = self._groups.trouble(pool, view.group)
+        except ProviderError:
+            return []  # no reason is known; the nodes are not to be missing for that
         return [(machine, why) for machine in lacking if (why := trouble.since(machine.since))]
 
     def _without_pods(self, pool: str, view: _View) -> list[NodeReport]:
@@ -292,10 +347,16 @@ class EksProvider:
 
     def release(self, node_ids: Collection[NodeId], /) -> None:
         """Delete these pods, and give back all machines that are of no use to any other, once nothing runs on them."""
+        refused: list[ProviderError] = []
         with self._lock:
             self._release(node_ids)
             for pool, view in self._views().items():
-                self._give_back(pool, view)
+                try:
+                    self._give_back(pool, view)
+                except ProviderError as error:
+                    refused.append(error)  # what is wrong with one node group must not keep the others
+        if refused:
+            raise refused[0]
 
     def _release(self, node_ids: Collection[NodeId]) -> None:
         self._pods.release(node_ids)
@@ -305,11 +366,15 @@ class EksProvider:
         group = view.group
         if group.status == "DELETING":
             return
-        idle = not view.on and not view.waiting
-        if idle and (group.status == "CREATE_FAILED" or (group.desired and not self._pools[pool].keep_node_group)):
+        if view.is_idle and (
+            group.status == "CREATE_FAILED" or (group.desired and not self._pools[pool].keep_node_group)
+        ):
             self._groups.delete(group)
             return
         todo = shrinking(group.desired, group.alive, view.held, len(view.waiting), group.protected)
+        if todo.size == 0:
+            self._groups.empty(group)
+            return
         if todo.give_back:
             self._groups.give_back(group, todo.give_back)
         if todo.size is not None:
@@ -337,11 +402,6 @@ class EksProvider:
 def _instance(node: objects.Object) -> str:
     """The EC2 instance that a node is, of ``aws:///ZONE/INSTANCE``; empty until the cloud has told it."""
     return str(node["spec"].get("providerID", "")).rpartition("/")[2]
-
-
-def _is_over(pods: Sequence[objects.Machine]) -> bool:
-    """Whether all that an instance has are pods that have ended; False where it has none."""
-    return bool(pods) and all(pod.phase not in _LIVE for pod in pods)
 
 
 def _nameless(pool: str, name: str, phase: NodePhase, detail: str) -> NodeReport:

@@ -1,8 +1,7 @@
 """How large a node group should be, and which of its machines can go. Pure.
 
 Lowering a group's size lets the auto scaling group choose who goes. So single machines are given back by name, and the
-size is only ever lowered by what has not come yet, or to nothing. Those that were protected from that choice are given
-back by name even then.
+size is only ever lowered by what has not come yet, or to nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ class Shrinking:
     """What to do, in this order.
 
     ``give_back`` are machines to be ended, each of which makes the group smaller by one. ``size`` is what the group is
-    set to then, if to anything; ``protect`` are the machines that this must not cost.
+    set to then, if to anything; ``protect`` are the machines that this must not cost. At a size of 0 nothing may be
+    left, what is protected from scaling included.
     """
 
     give_back: tuple[str, ...] = ()
@@ -38,10 +38,10 @@ def shrinking(
         protected: The machines that the auto scaling group does not end of itself.
     """
     wanted = len(held) + waiting
+    if not wanted and (desired or set(alive) & set(protected)):
+        return Shrinking(size=0)
     if desired <= wanted:
         return Shrinking()
-    if not wanted:
-        return Shrinking(tuple(machine for machine in alive if machine in protected), size=0)
     give_back: tuple[str, ...] = ()
     if not waiting:
         give_back = tuple(machine for machine in alive if machine not in held)

@@ -21,7 +21,7 @@ from fluxburst.errors import (
 from fluxburst.model import Demand, Finding, Host, Offer, PoolSpec, Refusal, Severity
 from fluxburst.provider import ProviderContext
 from fluxburst_eks import access
-from fluxburst_eks.groups import Attempt, Trouble
+from fluxburst_eks.groups import Attempt, Group, Trouble
 from fluxburst_eks.provider import EksProvider, build
 from tests.kube.eks_server import REGION, ROLE, EksServer
 from tests.real.steps import eventually
@@ -73,6 +73,8 @@ def test_what_cannot_be_is_told_with_its_key(make: Build, more: dict[str, Any], 
         ("AccessDeniedException", 403, AuthDenied),
         ("ExpiredTokenException", 403, AuthDenied),
         ("UnrecognizedClientException", 400, AuthDenied),
+        ("InvalidIdentityToken", 400, AuthDenied),
+        ("IDPRejectedClaim", 403, AuthDenied),
         ("ResourceLimitExceededException", 400, QuotaExceeded),
         ("ServiceQuotaExceededException", 402, QuotaExceeded),
         ("VcpuLimitExceeded", 400, QuotaExceeded),
@@ -125,17 +127,92 @@ def test_a_node_group_may_become_larger_than_it_was_made_and_not_than_its_pool(m
     small._groups.create(small._context.pools["c2"], 1, "b-1")
     provider = make()
     pool = provider._context.pools["c2"]
+    eventually(lambda: provider._groups.all()["c2"].is_settled)
+    aws.update_s = 0.3
+    for told in ("is being allowed 4 nodes; it is tried again", "ResourceInUseException"):
+        with pytest.raises(ProviderUnavailable, match=told):
+            provider._groups.grow(pool, there(provider), 3)
+    (made,) = aws.groups.values()
+    # EKS sets a size later, too: one that it was told here would undo what was set at the auto scaling group meanwhile
+    assert aws.asked("UpdateNodegroupConfig")[0]["scalingConfig"] == {"maxSize": 4}
+    eventually(lambda: made.most == 4)
     for _ in range(2):
-        group = provider._groups.of("c2")
-        assert group is not None
-        provider._groups.grow(pool, group, 3)
-    assert len(aws.asked("UpdateNodegroupConfig")) == 1
-    assert (aws.groups[group.name].desired, aws.groups[group.name].most) == (3, 4)
+        provider._groups.grow(pool, there(provider), 3)
+    assert made.desired == 3
+    assert len(aws.asked("SetDesiredCapacity")) == 1
     with pytest.raises(NoCapacity, match="may have 4 nodes, 5 are needed"):
-        provider._groups.grow(pool, group, 5)
+        provider._groups.grow(pool, there(provider), 5)
 
 
-def test_a_node_group_that_could_not_be_made_is_deleted_and_made_anew(make: Build, aws: EksServer) -> None:
+def test_a_limit_holds_for_the_first_nodes_and_when_it_is_lowered(make: Build, aws: EksServer) -> None:
+    provider = make(max_size=2)
+    pool = provider._context.pools["c2"]
+    with pytest.raises(NoCapacity, match="may have 2 nodes, 3 are needed"):
+        provider._groups.create(pool, 3, "b-1")
+    assert not aws.groups
+    make()._groups.create(pool, 1, "b-1")
+    with pytest.raises(NoCapacity, match="may have 2 nodes, 3 are needed"):
+        provider._groups.grow(pool, there(provider), 3)
+
+
+def test_none_is_made_that_could_not_be_looked_at(make: Build, aws: EksServer) -> None:
+    provider = make()
+    aws.fail("autoscaling", "DescribeAutoScalingGroups", "AccessDenied", "not you", status=403)
+    with pytest.raises(AuthDenied, match="AccessDenied: not you"):
+        provider._groups.create(provider._context.pools["c2"], 1, "b-1")
+    assert not aws.asked("CreateNodegroup")
+
+
+def test_none_is_made_in_a_cluster_that_is_not_ready(make: Build, aws: EksServer) -> None:
+    aws.cluster_status = "CREATING"
+    provider = make()
+    with pytest.raises(ProviderUnavailable, match="cluster hpc is CREATING"):
+        provider._be_usable("c2")
+    with pytest.raises(ProviderUnavailable, match="InvalidRequestException: Cluster is not in an ACTIVE state"):
+        provider._groups.create(provider._context.pools["c2"], 1, "b-1")
+
+
+def test_machines_that_are_protected_go_all_the_same(make: Build, aws: EksServer) -> None:
+    provider = make()
+    provider._groups.create(provider._context.pools["c2"], 2, "b-1")
+    (made,) = aws.groups.values()
+    eventually(lambda: [machine.state for machine in made.machines] == ["InService"] * 2)
+    made.machines[0].protected = True
+    provider._groups.empty(there(provider))
+    eventually(lambda: not made.machines)
+    provider._groups.grow(provider._context.pools["c2"], there(provider), 1)
+    eventually(lambda: [machine.state for machine in made.machines] == ["InService"])
+    made.machines[0].protected, made.desired = True, 0
+    provider._groups.empty(there(provider))
+    eventually(lambda: not made.machines)
+    provider._groups.grow(provider._context.pools["c2"], there(provider), 1)
+    eventually(lambda: [machine.state for machine in made.machines] == ["InService"])
+    made.machines[0].protected = True
+    provider._groups.delete(there(provider))
+    eventually(lambda: not aws.groups)
+
+
+def test_a_group_is_not_made_smaller_while_a_machine_in_use_cannot_be_protected(make: Build, aws: EksServer) -> None:
+    aws.boot_s = 0.3
+    provider = make()
+    provider._groups.create(provider._context.pools["c2"], 1, "b-1")
+    (made,) = aws.groups.values()
+    (machine,) = eventually(lambda: made.machines)
+    with pytest.raises(ProviderUnavailable, match=f"has {machine.id} not yet in service, which is in use"):
+        provider._groups.set_size(there(provider), 1, [machine.id])
+    assert not aws.asked("SetDesiredCapacity")
+    eventually(lambda: machine.state == "InService")
+    provider._groups.set_size(there(provider), 1, [machine.id])
+    assert machine.protected
+
+
+def there(provider: EksProvider) -> Group:
+    group = provider._groups.of("c2")
+    assert group is not None
+    return group
+
+
+def test_a_node_group_that_could_not_be_made_says_why_and_can_be_deleted(make: Build, aws: EksServer) -> None:
     provider = make()
     provider._groups.create(provider._context.pools["c2"], 1, "b-1")
     (made,) = aws.groups.values()
@@ -144,19 +221,18 @@ def test_a_node_group_that_could_not_be_made_is_deleted_and_made_anew(make: Buil
     made.issues = [{"code": "AsgInstanceLaunchFailures", "message": told, "resourceIds": []}]
     group = provider._groups.all()["c2"]
     assert provider._groups.trouble("c2", group).since(0.0) == f"AsgInstanceLaunchFailures: {told}"
-    with pytest.raises(ProviderUnavailable, match="CREATE_FAILED; it is made anew as soon as it is deleted"):
-        provider._usable("c2")
+    provider._groups.delete(group)
     eventually(lambda: not aws.groups)
-    assert provider._usable("c2") is None
+    assert provider._groups.of("c2") is None
 
 
 def test_one_that_was_made_otherwise_is_not_used(make: Build, aws: EksServer) -> None:
     provider = make()
     provider._groups.create(provider._context.pools["c2"], 1, "b-1")
     with pytest.raises(InvalidOrder, match=r"made with other capacity .*delete it"):
-        make(capacity="spot")._usable("c2")
+        make(capacity="spot")._be_usable("c2")
     with pytest.raises(InvalidOrder, match="made with other instance_types"):
-        make(instance_types=["c5.xlarge"])._usable("c2")
+        make(instance_types=["c5.xlarge"])._be_usable("c2")
     assert aws.groups["fluxburst-test-c2"].desired == 1
 
 
@@ -281,6 +357,13 @@ def test_check_compares_types_roles_and_quotas_and_changes_nothing(make: Build, 
     assert (quota.severity, quota.message) == (Severity.WARNING, "8 in us-east-1; all pools, full, take 16")
     verbs = {operation for service, operation, _ in aws.calls if service in ("eks", "autoscaling")}
     assert all(verb.startswith(("Describe", "List")) for verb in verbs)
+
+
+@pytest.mark.parametrize("operation", ["DescribeAutoScalingGroups", "DescribeScalingActivities"])
+def test_check_tells_of_machines_that_could_not_be_looked_at(make: Build, aws: EksServer, operation: str) -> None:
+    aws.fail("autoscaling", operation, "AccessDenied", "not you", status=403)
+    found = findings(make())["auto scaling"]
+    assert (found.severity, found.fix) == (Severity.ERROR, f"allow autoscaling:{operation}")
 
 
 def test_check_tells_of_a_cluster_that_is_not_fit(make: Build, aws: EksServer) -> None:
